@@ -1,0 +1,172 @@
+"""The frozen data of a plan, and their JSON form (what the run's folder holds and what ranks read)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from testbed.core.faults import Change, Cut, Effect, Fault, Heal, Moment, Schedule
+from testbed.core.links import LinkState
+
+Backend = Literal["auto", "netem", "nft"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One node: a container, with one or more ranks that share its memory."""
+
+    ranks: int = 1
+    cpus: float | None = None  # CPU cores, by quota; None: no limit
+    memory_bytes: int | None = None
+    shared_memory_bytes: int | None = None  # /dev/shm
+    gpus: int | Literal["all"] | tuple[str, ...] | None = None  # a count, all, or device ids
+
+
+@dataclass(frozen=True, slots=True)
+class RankPlace:
+    """Where a rank lives."""
+
+    rank: int
+    node: int
+    slot: int  # its number among the ranks of its node
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """How the data network is made and what every ordered pair of nodes does to packets at the start."""
+
+    links: LinkState
+    backend: Backend = "auto"
+    mtu: int | None = None  # bytes; None: what the container network has
+    offloads: bool = False  # of the sender: with them on, TCP's 64 KB super-packets are lost whole
+    congestion_control: str | None = None  # of TCP; None: what the machine has
+
+
+@dataclass(frozen=True, slots=True)
+class AlgorithmChoice:
+    name: str  # in the catalog; of an own algorithm, the function's name
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    file: str | None = None  # absolute path of an own algorithm's Python file
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is trained on which data. `parameters` are the model's own (hidden units, curvature, noise ...)."""
+
+    data: str | None = "digits"  # None for objectives that need no data
+    model: str = "mlp"  # logistic | mlp | quadratic | double-well
+    batch: int = 32
+    split: Literal["iid", "dirichlet"] = "iid"
+    alpha: float | None = None  # of the Dirichlet split
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What counts as having arrived; noted when the mean model reaches it, the run goes on."""
+
+    accuracy: float | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    steps: int = 100
+    time_s: float | None = None  # the run ends then even if steps are left
+    target: Target | None = None
+    evaluate_every: int = 10  # steps between evaluations (and saved snapshots) of every rank's model
+    phase_timeout_s: float = 2.0  # ceiling of the adaptive deadline of a datagram phase
+    silence_s: float = 120.0  # a rank that says nothing for so long has fallen over
+    threads: int = 1  # torch threads per rank
+    device: Device = "auto"
+    gradient_s: float = 0.01  # simulated arm: how long one gradient takes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    name: str
+    nodes: tuple[NodeSpec, ...]
+    network: Network
+    algorithm: AlgorithmChoice
+    task: Task
+    run: Run
+    faults: tuple[Fault, ...] = ()
+    seed: int = 0  # fixes data order, initial model, owners and schedule; not which packets a kernel drops
+
+    @property
+    def places(self) -> tuple[RankPlace, ...]:
+        """Every rank in order; nodes hold consecutive ranks."""
+        slots = [(node, slot) for node, spec in enumerate(self.nodes) for slot in range(spec.ranks)]
+        return tuple(RankPlace(rank, node, slot) for rank, (node, slot) in enumerate(slots))
+
+    @property
+    def size(self) -> int:
+        """How many ranks."""
+        return sum(node.ranks for node in self.nodes)
+
+    def schedule(self) -> Schedule:
+        return Schedule(self.network.links, self.faults)
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """What `to_json` gave, from a run's folder."""
+        return cls.from_json(json.loads(path.read_text()))
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(_without_links_and_faults(self))
+        data["network"]["links"] = self.network.links.to_json()
+        data["faults"] = [_fault_to_json(fault) for fault in self.faults]
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        network = dict(data["network"])
+        network["links"] = LinkState.from_json(network["links"])
+        nodes = [dict(node) for node in data["nodes"]]
+        for node in nodes:
+            if isinstance(node["gpus"], list):
+                node["gpus"] = tuple(node["gpus"])
+        run = dict(data["run"])
+        run["target"] = Target(**run["target"]) if run["target"] else None
+        return cls(
+            name=data["name"],
+            nodes=tuple(NodeSpec(**node) for node in nodes),
+            network=Network(**network),
+            algorithm=AlgorithmChoice(**data["algorithm"]),
+            task=Task(**data["task"]),
+            run=Run(**run),
+            faults=tuple(_fault_from_json(fault) for fault in data["faults"]),
+            seed=data["seed"],
+        )
+
+
+def _without_links_and_faults(plan: Plan) -> Plan:
+    """`asdict` copies deeply, and a LinkState's read-only mapping cannot be copied; their JSON is put in afterwards."""
+    empty: Any = None
+    return replace(plan, network=replace(plan.network, links=empty), faults=())
+
+
+def _fault_to_json(fault: Fault) -> dict[str, Any]:
+    effect: dict[str, Any] = {"kind": type(fault.effect).__name__.lower()}
+    if isinstance(fault.effect, (Cut, Change)):
+        effect["pairs"] = sorted(fault.effect.pairs)
+    if isinstance(fault.effect, Change):
+        effect["attributes"] = dict(fault.effect.attributes)
+    return {"moment": asdict(fault.moment), "effect": effect, "label": fault.label, "for_s": fault.for_s}
+
+
+def _fault_from_json(data: Mapping[str, Any]) -> Fault:
+    kind = data["effect"]["kind"]
+    pairs = frozenset((a, b) for a, b in data["effect"].get("pairs", ()))
+    effect: Effect
+    if kind == "cut":
+        effect = Cut(pairs)
+    elif kind == "change":
+        effect = Change(pairs, tuple(data["effect"]["attributes"].items()))
+    else:
+        effect = Heal()
+    return Fault(Moment(**data["moment"]), effect, data["label"], data["for_s"])
