@@ -1,0 +1,112 @@
+"""What an algorithm sees of the world: one `Node` per rank, the same in all three arms.
+
+A node computes gradients, talks to its peers over one of the channels, counts steps and keeps the model that the
+algorithm commits. It says nothing of clocks, sockets, containers or MPI; those are the arms (simulate.py, rank.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core.blocks import Rows, Vector
+
+Mask = NDArray[np.bool_]
+Tag = tuple[str, int]  # (phase, step): a phase is one of the names that the algorithm declares, in their order
+
+
+class Channel(Enum):
+    """Three ways for vectors to travel, three failure models. An algorithm declares which of them it uses."""
+
+    DATAGRAM = "datagram"  # MTU-sized chunks over UDP: they vanish, come late, twice or out of order
+    COLLECTIVE = "collective"  # MPI: all or nothing; a dead rank ends the job
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What a phase brought: `values` [m, w] and `mask` [m, w], row k from rank `senders` [m][k], in rank order.
+
+    Only senders of whom anything arrived have a row. Where the mask is False nothing arrived and the value is 0.
+    `late` tells that the deadline ended the phase: something may still have been under way.
+    """
+
+    senders: NDArray[np.intp]
+    values: Rows
+    mask: Mask
+    late: bool = False
+
+    def whole(self) -> Arrivals:
+        """Only the rows that arrived completely: a message is lost when any of its chunks is."""
+        complete = self.mask.all(axis=1)
+        return Arrivals(self.senders[complete], self.values[complete], self.mask[complete], self.late)
+
+    def fitted(self, width: int) -> Arrivals:
+        """With rows of exactly `width`: a channel that heard nobody cannot know how long they would have been."""
+        m, w = self.values.shape
+        if w == width:
+            return self
+        values, mask = np.zeros((m, width), np.float32), np.zeros((m, width), np.bool_)
+        common = min(w, width)
+        values[:, :common], mask[:, :common] = self.values[:, :common], self.mask[:, :common]
+        return Arrivals(self.senders, values, mask, self.late)
+
+
+class Node(Protocol):
+    """One rank, as its algorithm sees it."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+        ...
+
+    @property
+    def start(self) -> Vector:
+        """[d] float32: the start that all ranks have in common. A copy."""
+        ...
+
+    def shared_rng(self, *key: int) -> np.random.Generator:
+        """Dice that fall the same on every rank for the same key: of the plan's seed and `key` alone."""
+        ...
+
+    def steps(self) -> AsyncIterator[int]:
+        """The steps to do, ascending: skips to where the peers are when this rank has fallen behind, and ends with the
+        run. One `commit` belongs to each."""
+        ...
+
+    async def gradient(self, x: Vector) -> Vector:
+        """A stochastic gradient [d] at `x` [d], of this rank's next minibatch."""
+        ...
+
+    async def commit(self, x: Vector) -> None:
+        """`x` [d] is this rank's model after the current step: it is kept, evaluated when due, and journalled."""
+        ...
+
+    async def scatter(self, tag: Tag, rows: Rows, *, to: Sequence[int] | NDArray[np.intp]) -> None:
+        """Datagrams: row b of `rows` [k, w] to rank `to[b]`; rows to oneself stay. Returns when the kernel has them."""
+        ...
+
+    async def broadcast(self, tag: Tag, row: Vector) -> None:
+        """Datagrams: `row` [w] to every other rank."""
+        ...
+
+    async def collect(self, tag: Tag, *, width: int) -> Arrivals:
+        """Wait for the datagrams of all peers for `tag`, rows of `width`. One cannot know which were lost, so the wait ends when all is
+        in, when every peer that is not suspected has marked the end of its phase, or at an adaptive deadline. Whatever
+        comes for `tag` afterwards is dropped. To be called once per tag, in the order of steps and phases."""
+        ...
+
+    async def allreduce(self, x: Vector) -> Vector:
+        """Collective: the sum over all ranks of `x` [d], the same bits on every rank. Hangs while a peer is away."""
+        ...
+
+    def note(self, **values: Any) -> None:
+        """Numbers that the algorithm wants in the journal line of the current step."""
+        ...
