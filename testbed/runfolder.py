@@ -1,0 +1,146 @@
+"""Where things lie in the folder of a run, seen from the host as from inside a container.
+
+plan.yaml  plan.json           the plan as written, and as understood
+supervisor.jsonl               what was done to the world, and when
+ranks/3/journal.jsonl          what rank 3 did; beside it output.log, final.npy, snapshots/120.npy
+control/                       how supervisor and ranks speak: ready-3.json, go.json
+evaluation.jsonl               the mean model at every snapshot: loss, accuracy, drift
+summary.json  accuracy.svg     what came out
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def supervisor_journal(self) -> Path:
+        return self.path / "supervisor.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def control(self) -> Path:
+        return self.path / "control"
+
+    def rank(self, rank: int) -> Path:
+        return self.path / "ranks" / str(rank)
+
+    def journal(self, rank: int) -> Path:
+        return self.rank(rank) / "journal.jsonl"
+
+    def output(self, rank: int) -> Path:
+        return self.rank(rank) / "output.log"
+
+    def final(self, rank: int) -> Path:
+        return self.rank(rank) / "final.npy"
+
+    def snapshot(self, rank: int, step: int) -> Path:
+        return self.rank(rank) / "snapshots" / f"{step}.npy"
+
+    def ready(self, rank: int) -> Path:
+        return self.control / f"ready-{rank}.json"
+
+    def left(self, rank: int) -> Path:
+        """There when the rank has sent its last datagram."""
+        return self.control / f"left-{rank}"
+
+    def count_left(self) -> int:
+        return sum(1 for _ in self.control.glob("left-*"))
+
+    @property
+    def launch(self) -> Path:
+        return self.control / "launch.json"
+
+    @property
+    def go(self) -> Path:
+        return self.control / "go.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a rank must know beside the plan: every node's data address, and where the arrays of the data set lie."""
+
+    hosts: tuple[str, ...]
+    token: int  # of this run, in every datagram: what a stranger or an earlier run sends is not taken for ours
+    data: str | None
+    inject_loss: bool = False  # nothing emulates the links: the receiver drops datagrams itself
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Launch:
+        data = json.loads(path.read_text())
+        return cls(tuple(data["hosts"]), data["token"], data["data"], data["inject_loss"])
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A rank has built its learner and opened its channels."""
+
+    rank: int
+    pid: int
+    address: tuple[str, int] | None  # of its datagram socket
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read_if_there(cls, path: Path) -> Ready | None:
+        data = read_json(path)
+        return data and cls(data["rank"], data["pid"], data["address"] and _address(data["address"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """All ranks are ready. `zero_s` is the start of the run on CLOCK_MONOTONIC, which all containers share."""
+
+    zero_s: float
+    addresses: tuple[tuple[str, int], ...]  # by rank; empty where no datagrams are sent
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read_if_there(cls, path: Path) -> Go | None:
+        data = read_json(path)
+        return data and cls(data["zero_s"], tuple(_address(address) for address in data["addresses"]))
+
+
+def _address(pair: list[Any]) -> tuple[str, int]:
+    return str(pair[0]), int(pair[1])
+
+
+def write_json(path: Path, data: Any) -> None:
+    """All or nothing: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(data, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any | None:
+    """None while there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
