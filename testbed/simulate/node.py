@@ -1,0 +1,164 @@
+"""The `Node` of the simulated arm: one rank in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.algorithms.node import Arrivals, Channel, Tag
+from testbed.core.blocks import Rows, Vector
+from testbed.core.dice import draw_of, shared_rng
+from testbed.errors import RankError
+from testbed.simulate.world import World
+
+
+class SimulatedNode:
+    """`x` [d] is what the rank starts from: the common start, or what it held when it died."""
+
+    def __init__(self, world: World, rank: int, x: Vector, *, done: int = 0) -> None:
+        self.rank = rank
+        self.size = world.size
+        self._world = world
+        self._done = done  # steps committed or skipped
+        self._calls = 0  # of gradient, in this step
+        self._line = _new_line()
+        self._x = np.array(x, np.float32)  # what was committed last
+        self._evaluated = -1  # the step of the last evaluation
+
+    @property
+    def start(self) -> Vector:
+        return self._x.copy()
+
+    def shared_rng(self, *key: int) -> np.random.Generator:
+        return shared_rng(self._world.seed, *key)
+
+    async def steps(self) -> AsyncIterator[int]:
+        self._evaluate()
+        while self._done < self._world.steps and not await self._is_time_over():
+            self._skip_to_peers()
+            self._calls = 0
+            self._line = _new_line()
+            step = self._done
+            yield step
+            if self._done == step:  # in virtual time it would go on for ever at one instant
+                raise RankError(
+                    f"rank {self.rank} went on from step {step} without having committed a model",
+                    remedy="`await node.commit(x)` once in every step",
+                )
+
+    async def gradient(self, x: Vector) -> Vector:
+        draw = draw_of(self._done, self._calls)
+        self._calls += 1
+        begun_s = self._now_s
+        gradient, loss = await self._world.gradients.ask(self.rank, x, draw)
+        self._line["gradient_s"] += self._now_s - begun_s
+        self._line["loss"] = _finite(loss)
+        return gradient
+
+    async def commit(self, x: Vector) -> None:
+        self._x = np.array(x, np.float32)
+        self._done += 1
+        self._write("step", step=self._done, **{name: _rounded(value) for name, value in self._line.items()})
+        self._world.notebook.keep(self.rank, self._done, self._x)
+        if self._done % self._world.evaluate_every == 0 or self._done == self._world.steps:
+            self._evaluate()
+        self._world.reached(self._done)
+
+    async def scatter(self, tag: Tag, rows: Rows, *, to: Sequence[int] | NDArray[np.intp]) -> None:
+        self._need(Channel.DATAGRAM)
+        self._world.datagrams.scatter(self.rank, tag, np.asarray(rows, np.float32), np.asarray(to, np.intp))
+
+    async def broadcast(self, tag: Tag, row: Vector) -> None:
+        self._need(Channel.DATAGRAM)
+        self._world.datagrams.broadcast(self.rank, tag, np.asarray(row, np.float32))
+
+    async def collect(self, tag: Tag, *, width: int) -> Arrivals:
+        self._need(Channel.DATAGRAM)
+        begun_s = self._now_s
+        arrivals = await self._world.datagrams.collect(self.rank, tag)
+        self._line["wait_s"] += self._now_s - begun_s
+        self._line["late"] += int(arrivals.late)
+        return arrivals.fitted(width)
+
+    async def allreduce(self, x: Vector) -> Vector:
+        self._need(Channel.COLLECTIVE)
+        begun_s = self._now_s
+        total = await self._world.collective.allreduce(self.rank, x)
+        self._line["wait_s"] += self._now_s - begun_s
+        return total
+
+    def note(self, **values: Any) -> None:
+        self._line.update(values)
+
+    def finish(self) -> None:
+        """Keep the final model, tell the peers not to wait, and end the journal."""
+        if self._evaluated != self._done:
+            self._evaluate()
+        self._world.notebook.final(self.rank, self._x)
+        self._world.datagrams.leave(self.rank)
+        self._write_traffic()
+        self._write("end", step=self._done, reason="steps" if self._done >= self._world.steps else "time")
+
+    @property
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _write(self, event: str, **values: Any) -> None:
+        self._world.notebook.write(self.rank, event, at_s=self._now_s, **values)
+
+    def _need(self, channel: Channel) -> None:
+        if channel not in self._world.channels:
+            raise RankError(f"the algorithm uses the {channel.value} channel, but its CHANNELS do not name it")
+
+    def _skip_to_peers(self) -> None:
+        """A rank that sees marks of a later step is behind: nobody will answer it before it is where they are."""
+        newest = self._world.datagrams.newest_step(self.rank)
+        if newest > self._done:
+            self._write("skip", **{"from": self._done, "to": newest})
+            self._done = newest
+        self._world.datagrams.enter(self.rank, self._done)
+
+    async def _is_time_over(self) -> bool:
+        if self._world.time_s is None:
+            return False
+        over = self._now_s >= self._world.time_s
+        if Channel.COLLECTIVE not in self._world.channels:
+            return over
+        # The ranks of a collective must stop at the same step, or the last one would wait for ever.
+        votes = await self._world.collective.allreduce(self.rank, np.array([over], np.float32))
+        return bool(votes[0] > 0)
+
+    def _evaluate(self) -> None:
+        self._evaluated = self._done
+        self._world.notebook.snapshot(self.rank, self._done, self._x)
+        if (result := self._world.evaluate(self._x)) is not None:
+            loss, accuracy = _finite(result.loss), _finite(result.accuracy)
+            self._write("evaluation", step=self._done, loss=loss, accuracy=accuracy)
+        self._write_traffic()
+
+    def _write_traffic(self) -> None:
+        if Channel.DATAGRAM not in self._world.channels:
+            return
+        wires, datagrams = self._world.wires, self._world.datagrams
+        counts = {"late": datagrams.late(self.rank), "duplicate": 0, "foreign": 0, "malformed": 0}
+        sent, received = wires.sent[self.rank].tolist(), wires.received[:, self.rank].tolist()
+        self._write("traffic", sent=sent, received=received, overflow=0, counts=counts)
+
+
+def _new_line() -> dict[str, Any]:
+    """What the journal says of a step."""
+    return {"loss": None, "gradient_s": 0.0, "wait_s": 0.0, "late": 0}
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity: a loss that has left the numbers is null."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else value
