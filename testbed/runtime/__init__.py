@@ -1,0 +1,1 @@
+"""Where nodes live: Docker's containers and images, and mpirun on this machine. Knows nothing of links."""

@@ -1,0 +1,357 @@
+"""The Docker engine: the one door to docker-py for containers, networks and commands inside containers.
+
+It takes specifications and gives ids; what a testbed consists of is containers.py. Errors of the engine become
+BringUpError with what was being done; an engine that cannot be reached becomes MachineError with what to try.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from types import TracebackType
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, NotFound
+from docker.types import DeviceRequest, IPAMConfig, IPAMPool, Mount
+from requests.exceptions import RequestException
+
+from testbed.errors import BringUpError, MachineError
+from testbed.runtime.exec_stream import ExecStream, open_exec
+
+REQUEST_TIMEOUT_S = 60.0  # one request; the slowest, making a container, takes 2 s on a busy machine
+Labels = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """A bridge with one subnet, from which nothing is forwarded beyond the machine."""
+
+    name: str
+    bridge: str  # the interface's name on the host, at most 15 characters
+    subnet: IPv4Network
+    labels: Labels
+    mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder or file of the host's, as the container sees it."""
+
+    source: str
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """A container that does nothing until commands are run in it."""
+
+    name: str
+    image: str
+    labels: Labels
+    hostname: str | None = None
+    addresses: tuple[tuple[str, str], ...] = ()  # (network's name, address); empty: what `network_mode` says
+    network_mode: str = "host"  # or container:NAME, to share that one's network
+    user: str = ""
+    folders: tuple[Folder, ...] = ()
+    hosts: Mapping[str, str] = field(default_factory=dict)  # name -> address, for /etc/hosts
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    shared_memory_bytes: int | None = None
+    gpus: int | str | tuple[str, ...] | None = None
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    only_capability: str | None = None  # all others are dropped; None: Docker's usual ones
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """A container or a network, as the engine lists it."""
+
+    id: str
+    name: str
+    labels: Labels
+    state: str = ""  # of a container: running, exited, created ...
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a command inside a container ended."""
+
+    status: int
+    output: bytes
+    errors: str
+
+
+class Engine:
+    """The engine that the `docker` command line would speak to. A context manager."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self.client = client
+        with translated("asking the Docker engine what it is"):
+            self.info: dict[str, Any] = client.info()
+        self._api = client.api
+        adapter: Any = self._api.get_adapter(self._api.base_url)
+        self._socket_path = str(adapter.socket_path)
+
+    @classmethod
+    def connect(cls) -> Engine:
+        """Follows DOCKER_HOST and `docker context`, as the command line does."""
+        try:
+            client = docker.from_env(timeout=int(REQUEST_TIMEOUT_S), version="auto")
+        except (DockerException, RequestException) as exc:
+            raise unreachable(str(exc)) from exc
+        if client.api.base_url != "http+docker://localhost":  # docker-py's name for every Unix socket
+            address = client.api.base_url
+            client.close()
+            raise MachineError(
+                f"the Docker engine at {address} is not one of this machine's own: it cannot see the run's folder",
+                remedy="unset DOCKER_HOST, or `docker context use default`",
+            )
+        return cls(client)
+
+    def close(self) -> None:
+        self.client.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def version(self) -> str:
+        return str(self.info["ServerVersion"])
+
+    # -- networks
+
+    def subnets(self) -> tuple[str, ...]:
+        """Of every network of the engine, also those without a bridge at the moment."""
+        with translated("listing networks"):
+            rows = self._api.networks()
+        pools = [pool for row in rows for pool in (row.get("IPAM") or {}).get("Config") or ()]
+        return tuple(pool["Subnet"] for pool in pools if pool.get("Subnet"))
+
+    def networks(self, label: str) -> tuple[Thing, ...]:
+        """Those with `label`, a name or name=value."""
+        with translated("listing networks"):
+            rows = self._api.networks(filters={"label": label})
+        return tuple(Thing(row["Id"], row["Name"], row.get("Labels") or {}) for row in rows)
+
+    def create_network(self, spec: NetworkSpec) -> None:
+        options = {"com.docker.network.bridge.name": spec.bridge}
+        if spec.mtu is not None:
+            options["com.docker.network.driver.mtu"] = str(spec.mtu)
+        with translated(f"making network {spec.name} ({spec.subnet})"):
+            self._api.create_network(
+                spec.name,
+                driver="bridge",
+                options=options,
+                ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=str(spec.subnet))]),
+                internal=True,
+                labels=dict(spec.labels),
+                check_duplicate=True,
+            )
+
+    def remove_network(self, network: str) -> None:
+        """Also with containers still in it; no harm where it is gone."""
+        with translated(f"removing network {network}"), suppressed_gone():
+            for container in self._api.inspect_network(network).get("Containers") or {}:
+                with suppressed_gone():
+                    self._api.disconnect_container_from_network(container, network, force=True)
+            self._api.remove_network(network)
+
+    # -- containers
+
+    def containers(self, label: str) -> tuple[Thing, ...]:
+        """Those with `label`, a name or name=value, whether they run or not."""
+        with translated("listing containers"):
+            rows = self._api.containers(all=True, filters={"label": label})
+        return tuple(
+            Thing(row["Id"], row["Names"][0].lstrip("/") if row["Names"] else row["Id"], row["Labels"], row["State"])
+            for row in rows
+        )
+
+    def start_container(self, spec: ContainerSpec) -> str:
+        """Make it, join it to its networks, start it. Its id."""
+        with translated(f"starting container {spec.name} from {spec.image}"):
+            container = str(self._api.create_container(**_creation(self._api, spec))["Id"])
+            for network, address in spec.addresses[1:]:  # engines before API 1.44 join only one when making it
+                self._api.connect_container_to_network(container, network, ipv4_address=address)
+            self._api.start(container)
+        return container
+
+    def remove_container(self, container: str) -> None:
+        """Also while it runs; no harm where it is gone."""
+        with translated(f"removing container {container}"), suppressed_gone():
+            self._api.remove_container(container, force=True, v=True)
+
+    def started_at(self, container: str) -> str:
+        """When it was last started, as the engine writes it: a container that was killed and started has another."""
+        with translated(f"looking at container {container}"):
+            return str(self._api.inspect_container(container)["State"]["StartedAt"])
+
+    # -- commands inside a container
+
+    def exec(
+        self,
+        container: str,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        user: str = "",
+        privileged: bool = False,
+        timeout_s: float = 60.0,
+    ) -> Done:
+        """Run `argv` to its end. `user` is the container's own if not given."""
+        exec_id, stream = self._open(
+            container, argv, user=user, privileged=privileged, timeout_s=timeout_s, stdin=bool(stdin)
+        )
+        with stream:
+            feeder = threading.Thread(target=_feed, args=(stream, stdin), daemon=True)
+            if stdin:  # from beside, so that a command that answers while it still reads cannot lock both sides
+                feeder.start()
+            output = stream.reader.read()
+            with translated(f"looking at {argv[0]} in {container}"):
+                status = self._api.exec_inspect(exec_id)["ExitCode"]
+            return Done(int(status), output, stream.errors)
+
+    def exec_stream(self, container: str, argv: Sequence[str], *, timeout_s: float | None = 60.0) -> ExecStream:
+        """`argv` with its stdin and stdout open to us; it reads the end of its input when we close them, or die."""
+        return self._open(container, argv, user="", privileged=False, timeout_s=timeout_s, stdin=True)[1]
+
+    def exec_detached(self, container: str, argv: Sequence[str], *, environment: Mapping[str, str]) -> str:
+        """Start `argv` and leave it alone. What `exec_status` wants to know it by."""
+        with translated(f"starting {argv[0]} in {container}"):
+            exec_id = str(self._api.exec_create(container, list(argv), environment=dict(environment))["Id"])
+            self._api.exec_start(exec_id, detach=True)
+        return exec_id
+
+    def exec_status(self, exec_id: str) -> int | None:
+        """The exit status of a detached command, None while it runs; 255 where its container has gone with it."""
+        with translated("looking at a command"):
+            try:
+                row = self._api.exec_inspect(exec_id)
+            except NotFound:
+                return 255
+        return None if row["Running"] else int(255 if row["ExitCode"] is None else row["ExitCode"])
+
+    def _open(
+        self, container: str, argv: Sequence[str], *, user: str, privileged: bool, timeout_s: float | None, stdin: bool
+    ) -> tuple[str, ExecStream]:
+        what = f"`{argv[0]}` in {container}"
+        with translated(f"starting {what}"):
+            created = self._api.exec_create(container, list(argv), stdin=stdin, user=user, privileged=privileged)
+        exec_id = str(created["Id"])
+        stream = open_exec(
+            self._socket_path,
+            api_version=self._api.api_version,
+            exec_id=exec_id,
+            what=what,
+            start_timeout_s=REQUEST_TIMEOUT_S,
+            timeout_s=timeout_s,
+        )
+        return exec_id, stream
+
+
+def _feed(stream: ExecStream, data: bytes) -> None:
+    try:
+        stream.writer.write(data)
+        stream.close_stdin()
+    except (OSError, ValueError):  # it ended without reading everything, as it may
+        pass
+
+
+def _creation(api: docker.APIClient, spec: ContainerSpec) -> dict[str, Any]:
+    """The arguments of docker-py's `create_container`."""
+    limits: dict[str, Any] = {}
+    if spec.cpus is not None:
+        limits["nano_cpus"] = round(spec.cpus * 1e9)
+    if spec.memory_bytes is not None:
+        limits["mem_limit"] = limits["memswap_limit"] = spec.memory_bytes  # no swap: a rank that swaps is measured late
+    if spec.shared_memory_bytes is not None:
+        limits["shm_size"] = spec.shared_memory_bytes
+    if spec.gpus:
+        limits["device_requests"] = [_device_request(spec.gpus)]
+    if spec.only_capability is not None:
+        limits |= {"cap_drop": ["ALL"], "cap_add": [spec.only_capability]}
+    host_config = api.create_host_config(
+        network_mode=spec.addresses[0][0] if spec.addresses else spec.network_mode,
+        init=True,
+        mounts=[Mount(f.target, f.source, type="bind", read_only=f.read_only) for f in spec.folders],
+        extra_hosts=dict(spec.hosts),
+        sysctls=dict(spec.sysctls),
+        **limits,
+    )
+    networking: Any = None
+    if spec.addresses:
+        network, address = spec.addresses[0]
+        endpoints: Any = {network: api.create_endpoint_config(ipv4_address=address)}
+        networking = api.create_networking_config(endpoints)
+    return {
+        "image": spec.image,
+        "name": spec.name,
+        "entrypoint": ["sleep"],
+        "command": ["infinity"],
+        "hostname": spec.hostname,
+        "user": spec.user,
+        "environment": dict(spec.environment),
+        "labels": dict(spec.labels),
+        "host_config": host_config,
+        "networking_config": networking,
+    }
+
+
+def _device_request(gpus: int | str | tuple[str, ...]) -> DeviceRequest:
+    """`gpus` is a count, "all", or the ids of devices. Nodes that ask for a count all get the same, first ones."""
+    capabilities = [["gpu"]]
+    if isinstance(gpus, tuple):
+        return DeviceRequest(device_ids=list(gpus), capabilities=capabilities)
+    return DeviceRequest(count=-1 if gpus == "all" else int(gpus), capabilities=capabilities)
+
+
+# -- errors
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """docker-py's errors as ours, with what was being done."""
+    try:
+        yield
+    except APIError as exc:
+        raise BringUpError(f"{doing}: {exc.explanation or exc}") from exc
+    except RequestException as exc:
+        raise MachineError(
+            f"{doing}: the Docker engine did not answer ({exc})", remedy="look at its log: `journalctl -u docker`"
+        ) from exc
+    except DockerException as exc:
+        raise BringUpError(f"{doing}: {exc}") from exc
+
+
+@contextmanager
+def suppressed_gone() -> Iterator[None]:
+    """What is gone, or is being removed by somebody else, need not be removed."""
+    try:
+        yield
+    except NotFound:
+        pass
+    except APIError as exc:
+        if exc.status_code != 409 or "in progress" not in str(exc.explanation):
+            raise
+
+
+def unreachable(reason: str) -> MachineError:
+    """Why nobody answers, as far as the words of the error tell, and what to try."""
+    if "permission denied" in reason.lower():
+        return MachineError(
+            "this user may not speak to the Docker engine (permission denied on its socket)",
+            remedy="`sudo usermod -aG docker $USER` and log in again, or use sudo",
+        )
+    return MachineError(
+        f"no Docker engine answers ({reason})",
+        remedy="`make docker-start` installs and starts one; `docker info` must work",
+    )
