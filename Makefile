@@ -1,0 +1,56 @@
+# Everything that people and CI do here. `make` alone lists it. The two that matter: make demo, make test.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check test-fast test-docker image docker-start docker-stop clean
+
+PYTHON := .venv/bin/python
+# A Docker daemon that has to be started by hand for a target ends with it.
+WITH_DOCKER := images/docker-engine run
+FAST := not docker and not root and not netem and not mpi
+
+define REMOVE_IMAGES
+import docker
+from testbed.runtime.images import Images
+Images(docker.from_env()).remove_all()
+endef
+export REMOVE_IMAGES
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## set everything up, then train on four ranks over a network that loses one packet in ten
+	@images/venv host
+	@$(WITH_DOCKER) .venv/bin/testbed up topologies/quickstart.yaml
+
+test: ## set everything up, then run all tests (as root the most of them)
+	@images/venv all
+	@$(WITH_DOCKER) sh -c '.venv/bin/testbed image build && exec $(PYTHON) -m pytest'
+
+check: ## format, lint, types, import arrows and the fast tests: before every commit
+	@images/venv all
+	@.venv/bin/ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ." >&2; exit 1; }
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/mypy
+	@$(PYTHON) -m pytest -q -m "$(FAST)"
+
+test-fast: ## the tests that need neither Docker nor root nor mpirun
+	@images/venv all
+	@$(PYTHON) -m pytest -q -m "$(FAST)"
+
+test-docker: ## the tests that need Docker
+	@images/venv all
+	@$(WITH_DOCKER) sh -c '.venv/bin/testbed image build && exec $(PYTHON) -m pytest -m docker'
+
+image: ## build the images now (up builds them when needed)
+	@images/venv host
+	@$(WITH_DOCKER) .venv/bin/testbed image build
+
+docker-start: ## start a Docker daemon that stays, where none answers
+	@images/docker-engine start
+
+docker-stop: ## stop the daemon that docker-start started, and no other
+	@images/docker-engine stop
+
+clean: ## remove our images, wheels, caches and the virtual environment; keeps runs/
+	@if [ -x $(PYTHON) ]; then $(PYTHON) -c "$$REMOVE_IMAGES" 2>/dev/null || echo "no Docker daemon answers: its images stay"; fi
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	@find testbed tests -name __pycache__ -prune -exec rm -rf {} +

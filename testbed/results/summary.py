@@ -1,0 +1,350 @@
+"""`summary.json`: what came out of a run, in numbers. Pure data; docs/results.md says what each field means.
+
+From the journals alone, so that it can be made again at any time, also of a run that was killed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from testbed.errors import NetworkError
+from testbed.journal import Record
+from testbed.plan import Plan
+from testbed.results.delivery import Delivery, PairDelivery, deliveries
+from testbed.results.records import FaultWindow, Records
+from testbed.runfolder import RunFolder, read_json, write_json
+
+LATE_WARNING = 0.05  # of a rank's steps: above that its deadlines, not its data, pace it
+OVERFLOW_WARNING = 0.0005  # of what reached a socket: below that it cannot move a loss that anyone would ask for
+
+
+@dataclass(frozen=True, slots=True)
+class RankSummary:
+    rank: int
+    node: int
+    device: str | None
+    steps: int  # done
+    ended: str | None  # steps | time; None: it never said so
+    starts: int  # more than 1: it crashed and came back
+    step_median_s: float | None
+    step_p95_s: float | None
+    gradient_median_s: float | None
+    wait_median_s: float | None
+    late_phases: int  # ended by their deadline
+    late_steps: float | None  # fraction of its steps with a late phase
+    skipped_steps: int
+    suspicions: int  # how often it suspected a peer
+    suspected: int  # how often a peer suspected it
+    overflow: int  # datagrams that its socket threw away
+    counts: Mapping[str, int]  # datagrams late, duplicate, foreign, malformed
+    loss: float | None  # of its own last model
+    accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """The mean of all ranks' last models."""
+
+    step: int
+    ranks: tuple[int, ...]  # whose models it is the mean of
+    loss: float | None
+    accuracy: float | None
+    drift: float | None  # max_i ‖x_i − x̄‖₂
+    distance: float | None  # ‖x̄ − x*‖₂ where the optimum x* is known
+    accuracies: tuple[float | None, ...]  # of each of `ranks`
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSummary:
+    """`step` and `at_s`: of the first evaluation of the mean model that had reached it."""
+
+    accuracy: float | None
+    loss: float | None
+    step: int | None = None
+    at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    name: str
+    arm: str  # docker | local | simulated
+    outcome: str  # finished, or why not
+    algorithm: str
+    parameters: Mapping[str, Any]
+    model_name: str
+    data: str | None
+    nodes: int
+    seed: int
+    steps_asked: int
+    steps_done: int  # by the slowest rank
+    duration_s: float  # from "go" to the last line of any rank
+    step_median_s: float | None
+    step_p95_s: float | None
+    bring_up_s: Mapping[str, float]  # how long each phase before "go" and after the end took
+    model: ModelSummary | None
+    target: TargetSummary | None
+    ranks: tuple[RankSummary, ...]
+    network: Delivery
+    faults: tuple[FaultWindow, ...]
+    warnings: tuple[str, ...]
+    made: Mapping[str, Any] = field(default_factory=dict)  # versions, host: whatever the caller knows
+
+    def to_json(self) -> dict[str, Any]:
+        data = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        data["model"] = asdict(self.model) if self.model else None
+        data["target"] = asdict(self.target) if self.target else None
+        data["ranks"] = [asdict(rank) for rank in self.ranks]
+        data["network"] = self.network.to_json()
+        data["faults"] = [asdict(fault) for fault in self.faults]
+        data["warnings"] = list(self.warnings)
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Summary:
+        data = dict(data)
+        if data["model"]:
+            model = dict(data["model"])
+            data["model"] = ModelSummary(**model | {name: tuple(model[name]) for name in ("ranks", "accuracies")})
+        data["target"] = TargetSummary(**data["target"]) if data["target"] else None
+        data["ranks"] = tuple(RankSummary(**rank) for rank in data["ranks"])
+        data["network"] = Delivery.from_json(data["network"])
+        data["faults"] = tuple(FaultWindow(**fault) for fault in data["faults"])
+        data["warnings"] = tuple(data["warnings"])
+        return cls(**data)
+
+
+def summarise(
+    folder: RunFolder, plan: Plan, *, arm: str, outcome: str = "finished", made: Mapping[str, Any] | None = None
+) -> Summary:
+    """`outcome` is "finished" or says what ended the run; `made` is anything to be kept beside it (versions, host)."""
+    records = Records.read(folder, plan)
+    ranks = tuple(_rank(plan, records, rank) for rank in range(plan.size))
+    step_s = np.concatenate([_step_times_s(records, rank) for rank in range(plan.size)])
+    network = deliveries(plan, records)
+    return Summary(
+        name=plan.name,
+        arm=arm,
+        outcome=outcome,
+        algorithm=plan.algorithm.name,
+        parameters=dict(plan.algorithm.parameters),
+        model_name=plan.task.model,
+        data=plan.task.data,
+        nodes=len(plan.nodes),
+        seed=plan.seed,
+        steps_asked=plan.run.steps,
+        steps_done=min(rank.steps for rank in ranks),
+        duration_s=round(records.duration_s, 6),
+        step_median_s=_quantile(step_s, 0.5),
+        step_p95_s=_quantile(step_s, 0.95),
+        bring_up_s={str(line["name"]): float(line["took_s"]) for line in records.supervised("phase")},
+        model=_model(records.evaluation),
+        target=_target(plan, records.evaluation),
+        ranks=ranks,
+        network=network,
+        faults=tuple(records.fault_windows(plan)),
+        warnings=tuple(_warnings(plan, records, ranks, network)),
+        made=dict(made or {}),
+    )
+
+
+def write_summary(folder: RunFolder, summary: Summary) -> None:
+    write_json(folder.summary, summary.to_json())
+
+
+def read_summary(folder: RunFolder) -> Summary | None:
+    """None while there is none."""
+    data = read_json(folder.summary)
+    return Summary.from_json(data) if data else None
+
+
+def insist_on_the_network(summary: Summary) -> None:
+    """Raises NetworkError where the network was measured and was not as asked."""
+    if summary.network.as_asked is False:
+        complaints = [warning for warning in summary.warnings if warning.startswith(NETWORK_WARNING)]
+        raise NetworkError(
+            "\n".join(complaints),
+            remedy="see the pairs in summary.json: kernel counters tell whether the packets were lost on the link",
+        )
+
+
+def _rank(plan: Plan, records: Records, rank: int) -> RankSummary:
+    starts, steps = records.of(rank, "start"), records.of(rank, "step")
+    ends, evaluations = records.of(rank, "end"), records.of(rank, "evaluation")
+    last = [life_lines[-1] for life in records.lives(rank) if (life_lines := _events(life, "traffic"))]
+    counts: Counter[str] = Counter()
+    for line in last:
+        counts.update(line["counts"])
+    step_s = _step_times_s(records, rank)
+    return RankSummary(
+        rank=rank,
+        node=plan.places[rank].node,
+        device=str(starts[-1]["device"]) if starts else None,
+        steps=max((int(line["step"]) for line in (*steps, *ends)), default=0),
+        ended=str(ends[-1]["reason"]) if ends else None,
+        starts=len(starts),
+        step_median_s=_quantile(step_s, 0.5),
+        step_p95_s=_quantile(step_s, 0.95),
+        gradient_median_s=_quantile([line["gradient_s"] for line in steps], 0.5),
+        wait_median_s=_quantile([line["wait_s"] for line in steps], 0.5),
+        late_phases=sum(int(line["late"]) for line in steps),
+        late_steps=round(sum(line["late"] > 0 for line in steps) / len(steps), 6) if steps else None,
+        skipped_steps=sum(int(line["to"]) - int(line["from"]) for line in records.of(rank, "skip")),
+        suspicions=len(records.of(rank, "suspected")),
+        suspected=sum(line["peer"] == rank for other in range(plan.size) for line in records.of(other, "suspected")),
+        overflow=sum(int(line["overflow"]) for line in last),
+        counts=dict(counts),
+        loss=evaluations[-1]["loss"] if evaluations else None,
+        accuracy=evaluations[-1]["accuracy"] if evaluations else None,
+    )
+
+
+def _events(records: Iterable[Record], event: str) -> list[Record]:
+    return [record for record in records if record["event"] == event]
+
+
+def _step_times_s(records: Records, rank: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Seconds from the end of one step to the end of the next, evaluations between them included, lives apart."""
+    times: list[float] = []
+    for life in records.lives(rank):
+        times += [b["at_s"] - a["at_s"] for a, b in pairwise(_events(life, "step"))]
+    return np.array(times, np.float64)
+
+
+def _quantile(values: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]], q: float) -> float | None:
+    return round(float(np.quantile(values, q)), 6) if len(values) else None
+
+
+def _model(evaluation: Sequence[Record]) -> ModelSummary | None:
+    if not evaluation:
+        return None
+    row = next((row for row in evaluation if row.get("final")), evaluation[-1])
+    return ModelSummary(
+        step=row["step"],
+        ranks=tuple(row["ranks"]),
+        loss=row["loss"],
+        accuracy=row["accuracy"],
+        drift=row["drift"],
+        distance=row.get("distance"),
+        accuracies=tuple(row["accuracies"]),
+    )
+
+
+def _target(plan: Plan, evaluation: Sequence[Record]) -> TargetSummary | None:
+    target = plan.run.target
+    if target is None:
+        return None
+    for row in sorted(evaluation, key=lambda row: int(row["step"])):
+        accurate = target.accuracy is None or (row["accuracy"] is not None and row["accuracy"] >= target.accuracy)
+        low = target.loss is None or (row["loss"] is not None and row["loss"] <= target.loss)
+        if accurate and low:
+            return TargetSummary(target.accuracy, target.loss, row["step"], row["at_s"])
+    return TargetSummary(target.accuracy, target.loss)
+
+
+# ---- warnings: whole sentences
+
+NETWORK_WARNING = "The network was not as asked"
+
+
+def _warnings(plan: Plan, records: Records, ranks: Sequence[RankSummary], network: Delivery) -> Iterable[str]:
+    for pair in sorted(network.denied, key=lambda pair: -_distance(pair))[:6]:
+        yield _not_as_asked(f"on node {pair.sender} → {pair.receiver}", pair)
+    if len(network.denied) > 6:
+        yield f"{NETWORK_WARNING} on {len(network.denied) - 6} further pairs (all of them are in summary.json)."
+    if network.pooled and network.pooled.as_asked is False:
+        yield _not_as_asked("over all pairs together", network.pooled)
+    asked = any(state.loss(pair) > 0 for _, state in records.links(plan) for pair in state.links)
+    if asked and network.as_asked is None:
+        yield "Loss was asked for, but nothing was counted that could tell whether it came."
+    yield from _of_ranks(plan, records, ranks)
+    yield from _of_faults(plan, records)
+
+
+def _distance(pair: PairDelivery) -> float:
+    return abs((pair.achieved_loss or 0.0) - pair.requested_loss)
+
+
+def _not_as_asked(where: str, pair: PairDelivery) -> str:
+    asked = f"{percent(pair.requested_loss)} loss was asked for"
+    counted = {
+        "kernel": f"the kernel dropped {pair.dropped} of {pair.seen} packets",
+        "datagrams": f"{pair.counted - pair.received - pair.overflow} of {pair.counted} datagrams did not arrive",
+    }
+    said = " and ".join(counted[name] for name in pair.denied_by)
+    tail = ""
+    if pair.denied_by == ("datagrams",) and "kernel" in pair.judged_by:
+        tail = f", although the kernel's own {pair.dropped} of {pair.seen} fit: they were lost elsewhere"
+    return f"{NETWORK_WARNING} {where}: {asked}, {said}{tail}."
+
+
+def _of_ranks(plan: Plan, records: Records, ranks: Sequence[RankSummary]) -> Iterable[str]:
+    full = [rank for rank in ranks if rank.overflow > OVERFLOW_WARNING * max(1, _reached(records, rank.rank))]
+    if full:
+        yield (
+            f"The receive buffers of {_named(full)} overflowed: {sum(rank.overflow for rank in full)} datagrams were "
+            "lost that nobody asked to lose. Give the nodes more CPU, or raise net.core.rmem_max."
+        )
+    late = [(rank.late_steps, rank) for rank in ranks if rank.late_steps and rank.late_steps > LATE_WARNING]
+    if late:
+        yield (
+            f"A deadline ended a phase in {_span([share for share, _ in late], percent)} of the steps of "
+            f"{_named([rank for _, rank in late])}: what came after it was left out."
+        )
+    if back := [rank for rank in ranks if rank.starts > 1]:
+        yield f"Started again after a crash: {_named(back)}."
+    if absent := [rank for rank in ranks if not rank.starts]:
+        yield f"Never started: {_named(absent)}."
+    if short := [rank for rank in ranks if rank.starts and rank.ended is None]:
+        steps = _span([rank.steps for rank in short], str)
+        yield f"Did not come to their end: {_named(short)}; their journals stop after step {steps}."
+    if behind := [rank for rank in ranks if rank.skipped_steps]:
+        steps = _span([rank.skipped_steps for rank in behind], str)
+        yield f"Fell behind and skipped steps: {_named(behind)}, {steps} of {plan.run.steps}."
+    if any(row.get("final") and row["loss"] is None for row in records.evaluation):
+        yield "The mean of the final models is not finite: the training has diverged."
+
+
+def _reached(records: Records, rank: int) -> int:
+    """Datagrams that it received, over all its lives."""
+    return sum(sum(lines[-1]["received"]) for life in records.lives(rank) if (lines := _events(life, "traffic")))
+
+
+def _named(ranks: Sequence[RankSummary]) -> str:
+    """rank 3; ranks 0, 2 and 5; ranks 0, 1, 2, 3, 4, 5 and 58 more."""
+    numbers = [str(rank.rank) for rank in ranks]
+    if len(numbers) == 1:
+        return f"rank {numbers[0]}"
+    if len(numbers) > 8:
+        numbers[6:] = [f"{len(numbers) - 6} more"]
+    return f"ranks {', '.join(numbers[:-1])} and {numbers[-1]}"
+
+
+def _span(values: Sequence[Any], said: Callable[[Any], str]) -> str:
+    low, high = min(values), max(values)
+    return said(low) if low == high else f"{said(low)} to {said(high)}"
+
+
+def _of_faults(plan: Plan, records: Records) -> Iterable[str]:
+    begun = Counter(str(line["label"]) for line in records.supervised("fault") if line["begins"])
+    for fault in plan.faults:
+        if begun[fault.label] > 0:
+            begun[fault.label] -= 1
+            continue
+        yield (
+            f"The fault {fault.label!r}, due at {fault.moment}, never came: "
+            f"the run ended at {records.duration_s:.1f} s, step {records.fastest_step}."
+        )
+
+
+def percent(fraction: float) -> str:
+    """10 %, 9.97 %, 0.05 %: as many digits as tell something."""
+    value = 100 * fraction
+    if value and abs(value) < 0.1:
+        return f"{value:.2g} %"
+    return f"{value:.2f}".rstrip("0").rstrip(".") + " %"

@@ -1,0 +1,121 @@
+"""The three ways to carry out a plan, each from a checked plan to a summary: in containers, locally, simulated."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from testbed import datasets, report, results
+from testbed.core.tasks import MODELS
+from testbed.errors import BringUpError, MachineError, NetworkError, RankError
+from testbed.journal import Journal
+from testbed.live import Screen
+from testbed.plan import Plan
+from testbed.runfolder import RunFolder, write_json
+from testbed.supervisor.containers import containers
+from testbed.supervisor.local import mpirun_here
+from testbed.supervisor.training import train
+
+
+def up(plan: Plan, file: Path, runs: Path, screen: Screen) -> results.Summary:
+    """In containers. Raises MachineError before anything starts, BringUpError once what had started is put away."""
+    data = _data(plan)
+    with _run(plan, file, runs) as (folder, journal):
+        with containers(plan, folder, data, journal, screen) as world:
+            train(plan, folder, world, journal, screen)
+            screen.phase("evaluating the mean model")
+            world.evaluate()
+        return _summarise(plan, folder, journal, "docker")
+
+
+def local(plan: Plan, file: Path, runs: Path, screen: Screen) -> results.Summary:
+    """With mpirun on this machine, without containers."""
+    data = _data(plan)
+    with _run(plan, file, runs) as (folder, journal):
+        with mpirun_here(plan, folder, data) as world:
+            train(plan, folder, world, journal, screen)
+            screen.phase("evaluating the mean model")
+            world.evaluate()
+        return _summarise(plan, folder, journal, "local")
+
+
+def simulated(plan: Plan, file: Path, runs: Path, screen: Screen) -> results.Summary:
+    """In this process, in virtual time."""
+    try:
+        from testbed.evaluate import evaluate_run
+        from testbed.learning.learner import build
+        from testbed.simulate import simulate
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            f"simulating computes gradients in this process, which needs {error.name}",
+            remedy="pip install 'testbed[rank]'",
+        ) from error
+    data = _data(plan)
+    with _run(plan, file, runs) as (folder, journal):
+        simulate(plan, folder.path, data=data, progress=screen.steps)
+        screen.phase("evaluating the mean model")
+        evaluate_run(folder, plan, build(plan.task, size=plan.size, seed=plan.seed, data=data))
+        return _summarise(plan, folder, journal, "simulated")
+
+
+def _data(plan: Plan) -> Path | None:
+    """The folder of the data set, decoded once; None for models that need none."""
+    if not MODELS[plan.task.model].needs_data or plan.task.data is None:
+        return None
+    return datasets.prepare(plan.task.data)
+
+
+@contextmanager
+def _run(plan: Plan, file: Path, runs: Path) -> Iterator[tuple[RunFolder, Journal]]:
+    """The folder of a new run, and the supervisor's journal in it, which says how the run ended."""
+    folder = new_folder(plan, file, runs)
+    with Journal(folder.supervisor_journal) as journal:
+        try:
+            yield folder, journal
+        except BaseException as error:
+            outcome = _OUTCOMES.get(type(error), "failed" if isinstance(error, Exception) else "interrupted")
+            journal.write("end", outcome=outcome, message=str(error))
+            raise
+        journal.write("end", outcome="ok")
+
+
+_OUTCOMES: dict[type[BaseException], str] = {
+    MachineError: "refused",
+    BringUpError: "not brought up",
+    RankError: "a rank fell over",
+    NetworkError: "network not as asked",
+}
+
+
+def new_folder(plan: Plan, file: Path, runs: Path) -> RunFolder:
+    """runs/<name>/<start>, with `latest` beside it pointing there."""
+    home = runs.absolute() / plan.name
+    home.mkdir(parents=True, exist_ok=True)
+    stem = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for name in (stem, *(f"{stem}.{count}" for count in range(2, 1000))):
+        try:
+            (home / name).mkdir()
+        except FileExistsError:
+            continue  # another run of this second
+        break
+    folder = RunFolder(home / name)
+    for rank in range(plan.size):
+        folder.rank(rank).mkdir(parents=True)
+    folder.control.mkdir()
+    shutil.copyfile(file, folder.path / "plan.yaml")
+    write_json(folder.plan, plan.to_json())
+    link = home / f".latest.{os.getpid()}"
+    link.symlink_to(name)
+    link.replace(home / "latest")
+    return folder
+
+
+def _summarise(plan: Plan, folder: RunFolder, journal: Journal, arm: str) -> results.Summary:
+    summary = results.summarise(folder, plan, arm=arm)
+    results.write_summary(folder, summary)
+    report.plot(folder)
+    return summary

@@ -1,0 +1,86 @@
+"""A plan's world on this machine alone: mpirun, and a network that nobody emulates.
+
+The loss of datagrams is injected by their receivers, which the algorithm cannot tell from a network's. Everything else
+that a plan may ask of its links would be an imitation here, and is refused.
+"""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed.core.links import LinkState
+from testbed.errors import MachineError, RankError
+from testbed.plan import Plan
+from testbed.runfolder import Launch, RunFolder
+from testbed.runtime.local import LocalJob
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class LocalWorld:
+    folder: RunFolder
+    job: LocalJob
+    data: Path | None
+
+    @property
+    def log(self) -> Path:
+        return self.job.log
+
+    def start(self) -> None:
+        self.job.start()
+
+    def poll(self) -> int | None:
+        return self.job.poll()
+
+    def carry(self, state: LinkState) -> float:
+        raise MachineError("links do not change in the local arm")
+
+    def counters(self) -> list[dict[str, Any]]:
+        return []  # no kernel counts here
+
+    def evaluate(self) -> None:
+        argv = [sys.executable, "-m", "testbed.evaluate", str(self.folder.path)]
+        argv += ["--data", str(self.data)] if self.data else []
+        done = subprocess.run(argv, capture_output=True, text=True)
+        if done.returncode:
+            raise RankError(f"evaluating the mean model failed:\n{done.stderr.strip()}")
+
+
+@contextmanager
+def mpirun_here(plan: Plan, folder: RunFolder, data: Path | None) -> Iterator[LocalWorld]:
+    """Raises MachineError where the plan asks for what only an emulated network does."""
+    _refuse_imitations(plan)
+    Launch(
+        hosts=(LOOPBACK,) * len(plan.nodes),
+        token=secrets.randbits(32),
+        data=str(data) if data else None,
+        inject_loss=True,
+    ).write(folder.launch)
+    program = [sys.executable, "-m", "testbed.rank", str(folder.path)]
+    job = LocalJob(program, folder=folder, size=plan.size, threads=plan.run.threads)
+    try:
+        yield LocalWorld(folder, job, data)
+    finally:
+        job.kill()
+
+
+def _refuse_imitations(plan: Plan) -> None:
+    links = plan.network.links
+    wants = []
+    if any(link.delay_s or link.rate_bps is not None for link in links.links.values()):
+        wants.append("delays or rates")
+    if plan.faults:
+        wants.append("faults")
+    if wants:
+        raise MachineError(
+            f"the plan asks for {' and '.join(wants)}, and nothing emulates a network in the local arm",
+            remedy="`testbed up` for real ones in containers, `testbed simulate` for virtual ones",
+        )

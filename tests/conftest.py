@@ -1,0 +1,67 @@
+"""What a test needs of the machine, and what happens where it is missing.
+
+A test that cannot run here is skipped aloud, with the command that runs it. Where TESTBED_REQUIRE names its need (as CI
+does: TESTBED_REQUIRE=docker,mpi,root), missing it is a failure.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@functools.cache
+def _missing(need: str) -> str | None:
+    """Why `need` is not met here, with the remedy; None if it is."""
+    if need == "docker":
+        try:
+            import docker
+
+            client = docker.from_env(timeout=10)
+            try:
+                client.ping()
+            finally:
+                client.close()
+        except Exception as error:
+            return f"no Docker engine answers ({error}): `make test` starts one"
+    elif need == "root" and os.geteuid() != 0:
+        return "needs root for network namespaces: `sudo make test`"
+    elif need == "mpi" and not (Path(sys.executable).parent / "mpirun").exists() and not shutil.which("mpirun"):
+        return "no mpirun: `make test` installs it"
+    elif need == "netem" and not _has_netem():
+        return "this kernel has no sch_netem: `make test-netem` boots one that has"
+    return None
+
+
+def _has_netem() -> bool:
+    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("tc"):
+        return False
+    name = f"tbprobe{os.getpid()}"[:15]
+    if subprocess.run(["ip", "link", "add", name, "type", "veth"], capture_output=True).returncode:
+        return False
+    try:
+        return not subprocess.run(["tc", "qdisc", "add", "dev", name, "root", "netem"], capture_output=True).returncode
+    finally:
+        subprocess.run(["ip", "link", "del", name], capture_output=True)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    required = set(os.environ.get("TESTBED_REQUIRE", "").split(","))
+    for need in ("docker", "root", "mpi", "netem"):
+        if item.get_closest_marker(need) and (why := _missing(need)):
+            if need in required:
+                pytest.fail(why, pytrace=False)
+            pytest.skip(why)
+
+
+@pytest.fixture
+def repository() -> Path:
+    return REPOSITORY
