@@ -1,18 +1,11 @@
 # Everything that people and CI do here. `make` alone lists it. The two that matter: make demo, make test.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-fast test-docker image docker-start docker-stop clean
+.PHONY: help demo test check test-fast test-docker test-netem bench image docker-start docker-stop clean
 
 PYTHON := .venv/bin/python
 # A Docker daemon that has to be started by hand for a target ends with it.
 WITH_DOCKER := images/docker-engine run
 FAST := not docker and not root and not netem and not mpi
-
-define REMOVE_IMAGES
-import docker
-from testbed.runtime.images import Images
-Images(docker.from_env()).remove_all()
-endef
-export REMOVE_IMAGES
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +16,7 @@ demo: ## set everything up, then train on four ranks over a network that loses o
 
 test: ## set everything up, then run all tests (as root the most of them)
 	@images/venv all
+	@images/test-tools guest
 	@$(WITH_DOCKER) sh -c '.venv/bin/testbed image build && exec $(PYTHON) -m pytest'
 
 check: ## format, lint, types, import arrows and the fast tests: before every commit
@@ -40,6 +34,15 @@ test-docker: ## the tests that need Docker
 	@images/venv all
 	@$(WITH_DOCKER) sh -c '.venv/bin/testbed image build && exec $(PYTHON) -m pytest -m docker'
 
+test-netem: ## the tests of delay and of everything else that only sch_netem does, in a guest kernel that has it
+	@images/venv all
+	@images/test-tools guest
+	@$(PYTHON) -m tests.guest -- $(PYTHON) -m pytest tests/network -p no:cacheprovider
+
+bench: ## how fast the datagram channel is here
+	@images/venv all
+	@$(PYTHON) tests/bench_datagram.py
+
 image: ## build the images now (up builds them when needed)
 	@images/venv host
 	@$(WITH_DOCKER) .venv/bin/testbed image build
@@ -51,6 +54,6 @@ docker-stop: ## stop the daemon that docker-start started, and no other
 	@images/docker-engine stop
 
 clean: ## remove our images, wheels, caches and the virtual environment; keeps runs/
-	@if [ -x $(PYTHON) ]; then $(PYTHON) -c "$$REMOVE_IMAGES" 2>/dev/null || echo "no Docker daemon answers: its images stay"; fi
+	@if [ -x .venv/bin/testbed ]; then .venv/bin/testbed image rm --all || echo "its images stay"; fi
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	@find testbed tests -name __pycache__ -prune -exec rm -rf {} +

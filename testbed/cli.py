@@ -415,5 +415,24 @@ def image_ls(as_json: bool) -> None:
         click.echo(str(row))
 
 
+@image.command(name="rm")
+@click.option("--all", "everything", is_flag=True, help="All images of ours, not only those of earlier sources.")
+@JSON
+@_answers_errors
+def image_rm(everything: bool, as_json: bool) -> None:
+    """Remove images of earlier sources that no container uses, or all.
+
+    \b
+    Example: testbed image rm
+    """
+    from testbed.supervisor import standing
+
+    removed = standing.remove_images(everything=everything)
+    if as_json:
+        _say_json(removed)
+    else:
+        click.echo("\n".join(removed) if removed else "nothing to remove")
+
+
 if __name__ == "__main__":
     main()

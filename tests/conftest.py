@@ -32,8 +32,8 @@ def _missing(need: str) -> str | None:
                 client.close()
         except Exception as error:
             return f"no Docker engine answers ({error}): `make test` starts one"
-    elif need == "root" and os.geteuid() != 0:
-        return "needs root for network namespaces: `sudo make test`"
+    elif need == "root" and (os.geteuid() != 0 or not _has_programs("ip", "tc", "nft")):
+        return "needs root, iproute2 and nftables, for network namespaces: `sudo make test`"
     elif need == "mpi" and not (Path(sys.executable).parent / "mpirun").exists() and not shutil.which("mpirun"):
         return "no mpirun: `make test` installs it"
     elif need == "netem" and not _has_netem():
@@ -41,8 +41,12 @@ def _missing(need: str) -> str | None:
     return None
 
 
+def _has_programs(*names: str) -> bool:
+    return all(shutil.which(name) for name in names)
+
+
 def _has_netem() -> bool:
-    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("tc"):
+    if os.geteuid() != 0 or not _has_programs("ip", "tc"):
         return False
     name = f"tbprobe{os.getpid()}"[:15]
     if subprocess.run(["ip", "link", "add", name, "type", "veth"], capture_output=True).returncode:

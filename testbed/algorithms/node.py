@@ -98,9 +98,10 @@ class Node(Protocol):
         ...
 
     async def collect(self, tag: Tag, *, width: int) -> Arrivals:
-        """Wait for the datagrams of all peers for `tag`, rows of `width`. One cannot know which were lost, so the wait ends when all is
-        in, when every peer that is not suspected has marked the end of its phase, or at an adaptive deadline. Whatever
-        comes for `tag` afterwards is dropped. To be called once per tag, in the order of steps and phases."""
+        """Wait for the datagrams of all peers for `tag`, rows of `width`. One cannot know which were lost, so the wait
+        ends when all is in, when every peer that is not suspected has marked the end of its phase, or at an adaptive
+        deadline. Whatever comes for `tag` afterwards is dropped. To be called once per tag, in the order of steps and
+        phases."""
         ...
 
     async def allreduce(self, x: Vector) -> Vector:

@@ -264,6 +264,9 @@ def _warnings(plan: Plan, records: Records, ranks: Sequence[RankSummary], networ
         yield "Loss was asked for, but nothing was counted that could tell whether it came."
     yield from _of_ranks(plan, records, ranks)
     yield from _of_faults(plan, records)
+    for line in records.supervised("warning"):
+        message = str(line["message"])
+        yield message[0].upper() + message[1:] + "."
 
 
 def _distance(pair: PairDelivery) -> float:

@@ -116,7 +116,9 @@ def down(
         try:
             if row.alive:
                 _end_owner(row)
-            clear_links(row)
+            standing = next((now for now in find(engine) if now.run == row.run), None)
+            if standing is not None:  # else its owner has put everything away, links before networks
+                clear_links(standing)
             # what the owner put away itself went by our doing too
             gone = {thing.name for thing in (*row.containers, *row.networks)} | set(remove(engine, row.run))
             removed.append((row, tuple(sorted(gone))))

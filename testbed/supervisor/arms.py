@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from testbed import datasets, report, results
+from testbed import __version__, datasets, report, results
 from testbed.core.tasks import MODELS
 from testbed.errors import BringUpError, MachineError, NetworkError, RankError
 from testbed.journal import Journal
@@ -115,7 +116,14 @@ def new_folder(plan: Plan, file: Path, runs: Path) -> RunFolder:
 
 
 def _summarise(plan: Plan, folder: RunFolder, journal: Journal, arm: str) -> results.Summary:
-    summary = results.summarise(folder, plan, arm=arm)
+    made = {
+        "testbed": __version__,
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+    summary = results.summarise(folder, plan, arm=arm, made=made)
     results.write_summary(folder, summary)
     report.plot(folder)
     return summary

@@ -119,6 +119,13 @@ def images() -> Sequence[ImageInfo]:
         return Images(engine.client).list()
 
 
+def remove_images(*, everything: bool) -> list[str]:
+    """The tags that are gone: those of earlier sources, or all of ours."""
+    with Engine.connect() as engine:
+        images = Images(engine.client)
+        return list(images.remove_all() if everything else images.remove_stale())
+
+
 # ---- link state of runs that nobody holds any more
 
 
