@@ -244,9 +244,10 @@ def check(plan: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
+@JSON
 @_answers_errors
-def schema() -> None:
-    """Print the JSON Schema of plans, for editors that complete YAML.
+def schema(as_json: bool) -> None:
+    """Print the JSON Schema of plans, for editors that complete YAML. It is JSON with --json and without.
 
     \b
     Example: testbed schema > testbed.schema.json
