@@ -132,7 +132,7 @@ def up(plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, as_json
         return
     with _screen(wanted, as_json) as screen:
         summary = arms.up(wanted, plan, runs, screen)
-    _conclude(summary, as_json, strict)
+    _conclude(summary, runs / wanted.name, as_json, strict)
 
 
 @main.command()
@@ -156,7 +156,7 @@ def local(plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, as_j
     wanted = _load(plan, overrides)
     with _screen(wanted, as_json) as screen:
         summary = arms.local(wanted, plan, runs, screen)
-    _conclude(summary, as_json, strict)
+    _conclude(summary, runs / wanted.name, as_json, strict)
 
 
 @main.command()
@@ -177,7 +177,7 @@ def simulate(plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, a
     wanted = _load(plan, overrides)
     with _screen(wanted, as_json) as screen:
         summary = arms.simulated(wanted, plan, runs, screen)
-    _conclude(summary, as_json, strict)
+    _conclude(summary, runs / wanted.name, as_json, strict)
 
 
 def _load(plan: Path, overrides: tuple[str, ...]) -> Plan:
@@ -192,13 +192,14 @@ def _screen(plan: Plan, as_json: bool) -> Any:
     return Screen(plan, quiet=as_json)
 
 
-def _conclude(summary: Any, as_json: bool, strict: bool) -> None:
+def _conclude(summary: Any, home: Path, as_json: bool, strict: bool) -> None:
     from testbed import results
 
     if as_json:
         _say_json(summary.to_json())
     else:
         click.echo(results.render(summary))
+        click.echo(f"The plot is {home / 'latest' / 'accuracy.png'}, and everything else lies beside it.")
     if strict:
         results.insist_on_the_network(summary)
 
