@@ -72,11 +72,18 @@ def _data(plan: Plan) -> Path | None:
 
 @contextmanager
 def _run(plan: Plan, file: Path, runs: Path) -> Iterator[tuple[RunFolder, Journal]]:
-    """The folder of a new run, and the supervisor's journal in it, which says how the run ended."""
+    """The folder of a new run, and the supervisor's journal in it, which says how the run ended. Of a run that this
+    machine refuses nothing is kept: nothing happened."""
+    latest = runs.absolute() / plan.name / "latest"
+    before = latest.readlink() if latest.is_symlink() else None
     folder = new_folder(plan, file, runs)
     with Journal(folder.supervisor_journal) as journal:
         try:
             yield folder, journal
+        except MachineError:
+            shutil.rmtree(folder.path)
+            _point(latest, before)
+            raise
         except BaseException as error:
             outcome = _OUTCOMES.get(type(error), "failed" if isinstance(error, Exception) else "interrupted")
             journal.write("end", outcome=outcome, message=str(error))
@@ -85,7 +92,6 @@ def _run(plan: Plan, file: Path, runs: Path) -> Iterator[tuple[RunFolder, Journa
 
 
 _OUTCOMES: dict[type[BaseException], str] = {
-    MachineError: "refused",
     BringUpError: "not brought up",
     RankError: "a rank fell over",
     NetworkError: "network not as asked",
@@ -109,10 +115,18 @@ def new_folder(plan: Plan, file: Path, runs: Path) -> RunFolder:
     folder.control.mkdir()
     shutil.copyfile(file, folder.path / "plan.yaml")
     write_json(folder.plan, plan.to_json())
-    link = home / f".latest.{os.getpid()}"
-    link.symlink_to(name)
-    link.replace(home / "latest")
+    _point(home / "latest", Path(name))
     return folder
+
+
+def _point(link: Path, target: Path | None) -> None:
+    """`link` to `target`, replaced in one step; None: away."""
+    if target is None:
+        link.unlink(missing_ok=True)
+        return
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.symlink_to(target)
+    temporary.replace(link)
 
 
 def _summarise(plan: Plan, folder: RunFolder, journal: Journal, arm: str) -> results.Summary:
