@@ -246,6 +246,7 @@ class Screen:
         self._phase = ""
         self._said_s = 0.0  # when the last plain line was written
         self._now_s = 0.0
+        self._stepped_s = time.monotonic()  # when `steps` last said something
 
     def __enter__(self) -> Screen:
         if self._console.is_terminal and not self._quiet:
@@ -273,14 +274,14 @@ class Screen:
     def steps(self, done: int, total: int) -> None:
         """How far the simulated arm has come, which writes its journals faster than one could follow them."""
         now_s = time.monotonic()
-        if self._quiet or (now_s - self._said_s < 1 / REDRAW_HZ and done < total):
+        every_s = 1 / REDRAW_HZ if self._live else PLAIN_EVERY_S
+        if self._quiet or now_s - self._stepped_s < every_s:
             return
+        self._stepped_s = now_s
         if self._live:
-            self._said_s = now_s
             bar = ProgressBar(total=max(1, total), completed=done, width=40)
             self._live.update(Group(Text(f"{self._title}: simulated step {done} of {total}"), bar), refresh=True)
-        elif now_s - self._said_s >= PLAIN_EVERY_S:
-            self._said_s = now_s
+        else:
             self._say(f"simulated step {done} of {total}")
 
     def record(self, rank: int, record: Record) -> None:

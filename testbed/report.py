@@ -157,12 +157,18 @@ def _drift(axis: Any, plan: Plan, records: Records) -> None:
 
 
 def _log_line(axis: Any, steps: list[float], values: list[float]) -> None:
-    """Zeros have no place on a logarithmic axis: they leave gaps, and where there is nothing else, words."""
+    """Zeros have no place on a log axis: triangles at its foot stand for them; alone, they are put in words."""
     positive = [value for value in values if value > 0]
     if positive:
         shown = [value if value > 0 else float("nan") for value in values]
         axis.plot(steps, shown, color=MEAN, linewidth=2.2, marker=".", markersize=4, zorder=4)
         _log_scale(axis, positive)
+        zeros = [step for step, value in zip(steps, values, strict=True) if value == 0 and step > 0]
+        if zeros:
+            foot = axis.get_xaxis_transform()  # x in steps, y in the height of the axis
+            label = "exactly zero"
+            axis.plot(zeros, [0.04] * len(zeros), "v", mfc="none", color=MEAN, ms=5, transform=foot, label=label)
+            axis.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
     else:
         axis.plot(steps, values, color=MEAN, linewidth=2.2, zorder=4)
         axis.set_ylim(-1, 1)
@@ -203,6 +209,8 @@ def _shade_faults(axes: Sequence[Any], plan: Plan, records: Records) -> None:
         return
     steps = records.steps_at([time_s for window in windows for time_s in (window.begin_s, window.end_s)])
     labels = list(dict.fromkeys(window.label for window in windows))
+    lettered: list[float] = []  # where letters stand; one that would stand on another stands beside it
+    close = 0.02 * plan.run.steps
     for window, begin, end in zip(windows, steps[::2], steps[1::2], strict=True):
         index = labels.index(window.label)
         colour = FAULTS[index % len(FAULTS)]
@@ -215,12 +223,13 @@ def _shade_faults(axes: Sequence[Any], plan: Plan, records: Records) -> None:
             _letter(index),
             xy=(begin, 1),
             xycoords=axes[0].get_xaxis_transform(),
-            xytext=(3, -10),
+            xytext=(3 + 10 * sum(abs(begin - other) < close for other in lettered), -10),
             textcoords="offset points",
             fontsize=9,
             fontweight="bold",
             color="#444444",
         )
+        lettered.append(begin)
     axes[-1].legend(
         handles=[
             Patch(facecolor=FAULTS[index % len(FAULTS)], alpha=0.35, label=f"{_letter(index)}  {label}")

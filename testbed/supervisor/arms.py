@@ -17,14 +17,20 @@ from testbed.journal import Journal
 from testbed.live import Screen
 from testbed.plan import Plan
 from testbed.runfolder import RunFolder, write_json
+from testbed.supervisor import standing
 from testbed.supervisor.containers import containers
 from testbed.supervisor.local import mpirun_here
 from testbed.supervisor.training import train
 
 
 def up(plan: Plan, file: Path, runs: Path, screen: Screen) -> results.Summary:
-    """In containers. Raises MachineError before anything starts, BringUpError once what had started is put away."""
+    """In containers. Raises MachineError before anything starts, BringUpError once what had started is put away.
+
+    What killed runs left behind goes first: it may hold memory, subnets and rules.
+    """
     data = _data(plan)
+    for line in standing.down(None, everything=False):
+        screen.phase(f"left behind by a run that was killed, removed: {line}")
     with _run(plan, file, runs) as (folder, journal):
         with containers(plan, folder, data, journal, screen) as world:
             train(plan, folder, world, journal, screen)

@@ -81,7 +81,7 @@ def containers(
         check_gpus(plan, engine.info)
         for warning in check_machine(plan, engine.info):
             journal.write("warning", message=warning)
-        with _phase("images", journal, screen):
+        with _phase("images", "looking for the images", journal, screen):
             images = Images(engine.client)
             rank_image = images.ensure("rank", progress=screen.phase)
             agent_image = images.ensure("agent", progress=screen.phase)
@@ -97,9 +97,9 @@ def containers(
             data=data,
             admit=lambda boxes: backend.append(_backend(boxes, plan)),
         )
-        with _phase("containers", journal, screen):
+        with _phase("containers", f"starting {len(plan.nodes)} containers", journal, screen):
             opened.enter_context(boxes)
-        with _phase("links", journal, screen):
+        with _phase("links", f"setting {len(plan.network.links.links)} links", journal, screen):
             agent = opened.enter_context(_links(boxes, plan, backend[0]))
         journal.write("network", backend=backend[0], run=run, subnet=str(boxes.subnets.data))
         Launch(
@@ -156,8 +156,8 @@ def _turn_offloads_off(boxes: Containers) -> None:
 
 
 @contextmanager
-def _phase(name: str, journal: Journal, screen: Screen) -> Iterator[None]:
-    screen.phase(name)
+def _phase(name: str, text: str, journal: Journal, screen: Screen) -> Iterator[None]:
+    screen.phase(text)
     begun_s = time.monotonic()
     yield
     journal.write("phase", name=name, took_s=round(time.monotonic() - begun_s, 3))

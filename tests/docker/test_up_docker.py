@@ -182,6 +182,24 @@ def test_whenever_it_is_killed_down_leaves_nothing_of_ours_and_all_of_others(eng
         engine.client.networks.get(bystander).remove()
 
 
+def test_the_next_run_puts_away_what_a_killed_one_left(engine: Engine, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    process = subprocess.Popen(
+        command("up", plan(tmp_path, **ENDLESS), "--runs", runs),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until_trained(process, runs, "endless")
+    process.kill()
+    process.communicate()
+    assert left(engine) != []
+    done = cli("up", plan(tmp_path, **SMALL), "--runs", runs)
+    assert done.returncode == 0, done.stderr
+    assert "left behind by a run that was killed, removed: endless: testbed-" in done.stdout
+    assert left(engine) == []
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
