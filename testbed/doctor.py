@@ -73,7 +73,8 @@ def _receive_buffer() -> Finding:
     return Finding(
         "socket buffers",
         allowed >= WANTED_BUFFER_BYTES,
-        f"net.core.rmem_max is {allowed / 2**20:.1f} MiB (overflow is counted apart from network loss in every result)",
+        f"net.core.rmem_max is {allowed / 2**20:.1f} MiB; ranks in containers get more where they need it, those of "
+        "`testbed local` do not (what overflows is counted apart from network loss)",
         f"sudo sysctl net.core.rmem_max={8 * WANTED_BUFFER_BYTES}",
     )
 

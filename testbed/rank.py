@@ -75,12 +75,18 @@ def run_rank(folder: RunFolder, rank: int) -> None:
             collective = opened.enter_context(Collective())
         if Channel.DATAGRAM in algorithm.channels:
             datagrams = opened.enter_context(_datagram_channel(plan, place, algorithm, launch, learner.dimension))
-        go = _wait_for_go(folder, Ready(rank, os.getpid(), datagrams.address if datagrams else None))
+        go = _wait_for_go(folder, rank, datagrams, launch)
         if datagrams:
             datagrams.connect(go.addresses)
         journal = opened.enter_context(Journal(folder.journal(rank), zero_s=go.zero_s))
         journal.write(
-            "start", rank=rank, node=place.node, step=0, dimension=learner.dimension, device=str(learner.device)
+            "start",
+            rank=rank,
+            node=place.node,
+            step=0,
+            dimension=learner.dimension,
+            device=learner.device,
+            buffer_bytes=datagrams.receive_buffer_bytes if datagrams else None,
         )
         node = RankNode(plan, rank, learner, journal, folder, datagrams=datagrams, collective=collective)
         asyncio.run(_run(node, algorithm, plan))
@@ -121,7 +127,18 @@ def _injected_loss(plan: Plan, place: RankPlace) -> Callable[[int], float]:
     return loss.__getitem__
 
 
-def _wait_for_go(folder: RunFolder, ready: Ready) -> Go:
+def _wait_for_go(folder: RunFolder, rank: int, datagrams: DatagramChannel | None, launch: Launch) -> Go:
+    if datagrams is None:
+        return _until_go(folder, Ready(rank, os.getpid()))
+    name = f"testbed-{launch.token}-{rank}"
+    ready = Ready(
+        rank, os.getpid(), datagrams.address, name, datagrams.receive_buffer_bytes, burst_bytes=datagrams.burst_bytes
+    )
+    with datagrams.lent(name):
+        return _until_go(folder, ready)
+
+
+def _until_go(folder: RunFolder, ready: Ready) -> Go:
     ready.write(folder.ready(ready.rank))
     deadline_s = time.monotonic() + GO_DEADLINE_S
     while (go := Go.read_if_there(folder.go)) is None:

@@ -99,7 +99,10 @@ class Ready:
 
     rank: int
     pid: int
-    address: tuple[str, int] | None  # of its datagram socket
+    address: tuple[str, int] | None = None  # of its datagram socket
+    lent_at: str | None = None  # where a helper can have that socket, to enlarge its receive buffer
+    buffer_bytes: int = 0  # that it has
+    burst_bytes: int = 0  # that it should have
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -107,7 +110,7 @@ class Ready:
     @classmethod
     def read_if_there(cls, path: Path) -> Ready | None:
         data = read_json(path)
-        return data and cls(data["rank"], data["pid"], data["address"] and _address(data["address"]))
+        return data and cls(**{**data, "address": data["address"] and _address(data["address"])})
 
 
 @dataclass(frozen=True, slots=True)

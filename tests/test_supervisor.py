@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,9 @@ class Script:
     def start(self) -> None:
         for rank in range(2):
             Ready(rank, 1, ("127.0.0.1", 7000 + rank)).write(self.folder.ready(rank))
+
+    def equip(self, ranks: Sequence[Ready]) -> None:
+        assert [ready.rank for ready in ranks] == [0, 1]
 
     def poll(self) -> int | None:
         self.polls += 1

@@ -13,6 +13,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from testbed.algorithms.node import Arrivals, Tag
 from testbed.channels import syscalls
+from testbed.channels.lending import lent
 from testbed.channels.reception import News, Progress, Reception
 from testbed.channels.wire import ELEMENT_BYTES, HEADER, Agreement, Headers, Kind, elements_per_chunk, pack
 from testbed.core.blocks import Rows
@@ -32,6 +34,7 @@ COPIES_OF_MARKS = 3  # at 10 % loss one mark in a thousand is lost whole
 # else wait for each other until the deadline, each having lost all of the other's marks.
 FIRST_REMINDER_S = 0.01
 DATAGRAMS_PER_SLAB = 4096  # headers and pointers are built for so many at a time: 0.7 MB that stay in the cache
+BUFFER_BYTES_PER_DATAGRAM = 2304  # what the kernel charges for a packet of an Ethernet frame's size
 SEND_PATIENCE_S = 30.0
 STOP_PATIENCE_S = 5.0
 
@@ -95,10 +98,19 @@ class DatagramChannel:
 
         self._udp = syscalls.open_socket(host, port)
         self.address: tuple[str, int] = self._udp.getsockname()
-        self.receive_buffer_bytes = syscalls.receive_buffer_bytes(self._udp)
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._receive, name="datagrams", daemon=True)
         self._thread.start()
+
+    @property
+    def burst_bytes(self) -> int:
+        """What the receive buffer must hold if all peers send their longest rows for two phases before we look."""
+        per_peer = self._agreement.chunks(self._agreement.max_width) + COPIES_OF_MARKS
+        return min(2 * (self.size - 1) * per_peer * BUFFER_BYTES_PER_DATAGRAM, syscalls.RECEIVE_BUFFER_BYTES)
+
+    def lent(self, name: str) -> AbstractContextManager[None]:
+        """Within the context, a helper with more rights than ours can have the socket, to enlarge its buffer."""
+        return lent(self._udp, name)
 
     def connect(self, addresses: Sequence[tuple[str, int]]) -> None:
         """Where the ranks are, by rank; one's own is not used. May be called again when a peer has moved."""
@@ -254,6 +266,11 @@ class DatagramChannel:
                     await wake.wait()
             except TimeoutError:
                 continue  # a last look
+
+    @property
+    def receive_buffer_bytes(self) -> int:
+        """What the kernel gave, its own bookkeeping (about half) included."""
+        return syscalls.receive_buffer_bytes(self._udp)
 
     @property
     def newest_step(self) -> int:

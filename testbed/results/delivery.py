@@ -73,7 +73,7 @@ class PairDelivery:
     overflow: int  # the estimate of what of `sent` the receiver's socket threw away
     overflow_low: int
     overflow_high: int
-    achieved_by: str | None  # datagrams, else kernel: the witness of achieved_loss
+    achieved_by: str | None  # datagrams, else kernel: the witness of achieved_loss. After an overflow, kernel first
     achieved_loss: float | None
     interval: Interval | None  # of achieved_loss, at 99 %
     seen: int | None  # packets, by the kernel
@@ -243,7 +243,8 @@ def _judge(evidence: Evidence, level: float, *, pooled: bool = False) -> PairDel
     heard = [witness.name for witness in evidence.witnesses]
     achieved_by, achieved, interval = None, None, None
     counted = evidence.books.counted
-    if "datagrams" in heard and counted:
+    attributable = high == low  # which pair's datagrams overflowed a socket is not known otherwise; the kernel's is
+    if "datagrams" in heard and counted and (attributable or not seen):
 
         def within(lost: int) -> int:
             return min(counted, max(0, lost))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,12 @@ from testbed.core.faults import Change
 from testbed.core.links import LinkState
 from testbed.errors import BringUpError, RankError
 from testbed.journal import Journal
-from testbed.network import offloads
+from testbed.network import buffers, offloads
 from testbed.network.backend import Backend, choose
 from testbed.network.client import AgentClient
 from testbed.network.readback import differences
 from testbed.plan import Plan
-from testbed.runfolder import Launch, RunFolder
+from testbed.runfolder import Launch, Ready, RunFolder
 from testbed.runtime.containers import DATA_FOLDER, RUN_FOLDER, Containers
 from testbed.runtime.engine import Engine
 from testbed.runtime.images import Images
@@ -52,6 +52,23 @@ class ContainerWorld:
 
     def start(self) -> None:
         self.job.start()
+
+    def equip(self, ranks: Sequence[Ready]) -> None:
+        """Receive buffers that a burst fits into, where net.core.rmem_max would not give them."""
+        short = [ready for ready in ranks if ready.buffer_bytes < ready.burst_bytes]
+        if not short:
+            return
+        source = Path(buffers.__file__).read_bytes()
+        size = str(max(ready.burst_bytes for ready in short))
+        node_of = {place.rank: place.node for place in self.boxes.plan.places}
+        of_node = [
+            [str(ready.lent_at) for ready in short if node_of[ready.rank] == node]
+            for node in range(len(self.boxes.nodes))
+        ]
+        answers = self.boxes.exec_privileged_each(lambda node: ["python", "-", size, *of_node[node]], stdin=source)
+        for node, done in enumerate(answers):
+            if done.status:
+                raise BringUpError(f"enlarging the receive buffers of node {node} failed: {done.errors.strip()}")
 
     def poll(self) -> int | None:
         return self.job.poll()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from testbed.core.links import LinkState
 from testbed.errors import MachineError, RankError
 from testbed.plan import Plan
-from testbed.runfolder import Launch, RunFolder
+from testbed.runfolder import Launch, Ready, RunFolder
 from testbed.runtime.local import LocalJob
 
 LOOPBACK = "127.0.0.1"
@@ -36,6 +36,9 @@ class LocalWorld:
 
     def start(self) -> None:
         self.job.start()
+
+    def equip(self, ranks: Sequence[Ready]) -> None:
+        """They have what this user may have."""
 
     def poll(self) -> int | None:
         return self.job.poll()

@@ -6,6 +6,7 @@ A `World` is where ranks live and what changes their links: containers (containe
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,10 @@ class World(Protocol):
 
     def start(self) -> None:
         """Start the ranks."""
+        ...
+
+    def equip(self, ranks: Sequence[Ready]) -> None:
+        """All are ready: what they need and could not get by themselves."""
         ...
 
     def poll(self) -> int | None:
@@ -60,6 +65,7 @@ def train(plan: Plan, folder: RunFolder, world: World, journal: Journal, screen:
     watch = Watch(folder, plan.size, screen.record)
     world.start()
     ready = _wait_until_ready(plan, folder, world, watch, screen)
+    world.equip(ready)
     go = Go(time.monotonic(), tuple(each.address for each in ready if each.address))
     go.write(folder.go)
     journal.zero_s = go.zero_s
