@@ -24,11 +24,11 @@ check: ## format, lint, types, import arrows and the fast tests: before every co
 	@.venv/bin/ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ." >&2; exit 1; }
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy
-	@$(PYTHON) -m pytest -q -m "$(FAST)"
+	@$(PYTHON) -m pytest -q -n auto -m "$(FAST)"
 
 test-fast: ## the tests that need neither Docker nor root nor mpirun
 	@images/venv all
-	@$(PYTHON) -m pytest -q -m "$(FAST)"
+	@$(PYTHON) -m pytest -q -n auto -m "$(FAST)"
 
 test-docker: ## the tests that need Docker
 	@images/venv all
