@@ -45,7 +45,6 @@ class RankProgress:
     loss: float | None = None
     accuracy: float | None = None
     late: int = 0  # phases
-    skipped: int = 0  # steps
     heard_s: float | None = None  # when it last said something
     ended: str | None = None
     failed: bool = False
@@ -69,7 +68,6 @@ class RankProgress:
         elif event == "traffic":
             self.traffic.append(Traffic(self.heard_s, record["sent"], record["received"]))
         elif event == "skip":
-            self.skipped += int(record["to"]) - int(record["from"])
             self.step = int(record["to"])
         elif event == "suspected":
             self.suspects.add(int(record["peer"]))

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Literal
 
+from testbed.algorithms.catalog import find
 from testbed.algorithms.node import Channel
 from testbed.core.faults import Change, Cut, Fault, Heal, Schedule
 from testbed.core.links import Link, Pair
 from testbed.plan.model import NodeSpec, Plan
 from testbed.plan.network import link_texts, show_direction, show_link
 from testbed.plan.quantities import SIZE, TIME, show_nodes
-from testbed.plan.training import find_algorithm
 
 LaunchMode = Literal["one job"]
 
@@ -75,7 +75,7 @@ def launch_mode(plan: Plan) -> tuple[LaunchMode, str]:
     """How ranks are started, and why so. No fault of this version takes a node away, and so one job does for all."""
     if len(plan.nodes) == 1:
         return "one job", "one MPI job in the one container"
-    if Channel.COLLECTIVE in find_algorithm(plan.algorithm).channels:
+    if Channel.COLLECTIVE in find(plan.algorithm.name, plan.algorithm.file).channels:
         return "one job", f"one MPI job over all containers: {plan.algorithm.name} is a collective and no node crashes"
     return "one job", "one MPI job over all containers: no fault of the plan crashes a node"
 
@@ -276,7 +276,7 @@ def warnings(plan: Plan) -> tuple[str, ...]:
 
 
 def _nothing_is_lost(plan: Plan) -> str | None:
-    if Channel.DATAGRAM not in find_algorithm(plan.algorithm).channels or len(plan.nodes) == 1:
+    if Channel.DATAGRAM not in find(plan.algorithm.name, plan.algorithm.file).channels or len(plan.nodes) == 1:
         return None
     lossy = any(link.loss > 0 for link in plan.network.links.links.values())
     return (
@@ -292,7 +292,7 @@ def _loses(fault: Fault) -> bool:
 
 
 def _collective_stalls(plan: Plan) -> str | None:
-    if Channel.COLLECTIVE not in find_algorithm(plan.algorithm).channels:
+    if Channel.COLLECTIVE not in find(plan.algorithm.name, plan.algorithm.file).channels:
         return None
     cuts = [fault for fault in plan.faults if isinstance(fault.effect, Cut)]
     if not cuts:
@@ -318,7 +318,7 @@ def _never_ends(fault: Fault, plan: Plan) -> bool:
 
 
 def _collective_on_lossy_links(plan: Plan) -> str | None:
-    if Channel.COLLECTIVE not in find_algorithm(plan.algorithm).channels:
+    if Channel.COLLECTIVE not in find(plan.algorithm.name, plan.algorithm.file).channels:
         return None
     worst = max((link.loss for link in plan.network.links.links.values()), default=0.0)
     if worst == 0:

@@ -9,16 +9,12 @@ from pathlib import Path
 from types import TracebackType
 
 from testbed.algorithms.catalog import ALGORITHMS, Algorithm, load_own
+from testbed.core.tasks import MODELS, REQUIRED
 from testbed.plan.complaints import Complaints, Wrong, nearest
 from testbed.plan.document import Item
 from testbed.plan.kinds import Values
 from testbed.plan.model import AlgorithmChoice, Run, Target, Task
-from testbed.plan.vocabulary import OWN_ALGORITHM, TASK_PARAMETERS, WITHOUT_ACCURACY, algorithm_section
-
-
-def find_algorithm(choice: AlgorithmChoice) -> Algorithm:
-    """What the choice of a checked plan means."""
-    return ALGORITHMS[choice.name] if choice.file is None else load_own(Path(choice.file), choice.name)
+from testbed.plan.vocabulary import OWN_ALGORITHM, WITHOUT_ACCURACY, algorithm_section
 
 
 def build_algorithm(item: Item, *, folder: Path, complaints: Complaints) -> AlgorithmChoice | None:
@@ -80,14 +76,17 @@ def build_task(values: Values, complaints: Complaints) -> Task:
     model = values.get("model")
     given = {key: value for key, value in values.data.items() if key not in Task.__dataclass_fields__}
     rest = {key: value for key, value in values.data.items() if key in Task.__dataclass_fields__}
-    if model in WITHOUT_ACCURACY:
+    spec = MODELS.get(str(model))
+    if spec is not None and not spec.needs_data:
         rest["data"] = None
     elif values.get("split") == "dirichlet" and not values.was_written("alpha"):
         hint = "`alpha: 0.5` is rather one-sided, `alpha: 100` nearly even"
         complaints.add(values.at("split"), "`split: dirichlet` needs `alpha`", hint)
     elif values.was_written("alpha") and values.get("split", "iid") == "iid":
         complaints.add(values.at("alpha"), f"{values.at('alpha').shown} goes with `split: dirichlet` alone")
-    return Task(**rest, parameters={**TASK_PARAMETERS.get(model, {}), **given})
+    known = spec.parameters.items() if spec is not None else ()
+    defaults = {name: each.default for name, each in known if each.default is not REQUIRED}
+    return Task(**rest, parameters={**defaults, **given})
 
 
 def check_target(run: Values, task: Task, complaints: Complaints) -> None:

@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import Any, Literal, Union, get_args, get_origin
 
 from testbed.algorithms.catalog import ALGORITHMS, Algorithm
+from testbed.core import tasks
 from testbed.core.faults import Moment
 from testbed.core.links import Link
+from testbed.core.tasks import DATASETS, MODELS
 from testbed.plan import model
 from testbed.plan.complaints import Complaints, Wrong
 from testbed.plan.document import Item
@@ -36,10 +38,9 @@ from testbed.plan.kinds import (
 )
 from testbed.plan.quantities import FRACTION, RATE, SIZE, TIME, QuantityError
 
-# scikit-learn's digits are 1797 images, of which a fifth (360) is kept for testing.
-TRAINING_ROWS: Mapping[str, int] = {"digits": 1437}
 MOST_NODES = 1000  # a link per ordered pair: a million of them
-WITHOUT_ACCURACY = ("quadratic", "double-well")
+LARGEST = 100_000_000  # of a model's whole numbers: 400 MB of float32
+WITHOUT_ACCURACY = tuple(name for name, spec in MODELS.items() if not spec.has_accuracy)
 OWN_ALGORITHM = r"[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*"
 
 # Attributes of a link -------------------------------------------------------------------------------------------------
@@ -191,75 +192,36 @@ _ALPHA_RULE: Schema = {
 }
 
 
-def _model(name: str, description: str) -> Field:
-    return Field("model", Choice((name,)), description, required=True)
+def _task(name: str, spec: tasks.ModelSpec) -> Section:
+    """What core/tasks.py says of a model, as a section of the plan."""
+    choice = Field("model", Choice((name,)), spec.summary, required=True)
+    parameters = tuple(_model_parameter(key, each) for key, each in spec.parameters.items())
+    title = f"a task with model {name}"
+    if not spec.needs_data:
+        return Section(title, (choice, *parameters))
+    return Section(title, (choice, *_DATA, *parameters), model.Task, rules=_ALPHA_RULE)
 
 
-def _classifier(name: str, description: str, *parameters: Field) -> Section:
-    return Section(
-        f"a task with model {name}",
-        (
-            _model(name, description),
-            Field(
-                "data", Choice(tuple(TRAINING_ROWS)), "data set; digits: 8 x 8 pictures, 10 classes, 1437 to train on"
-            ),
-            Field(
-                "batch",
-                Integer(1, TRAINING_ROWS["digits"], "digits has 1437 rows to train on"),
-                "rows in a minibatch of one rank",
-            ),
-            Field("split", Choice(("iid", "dirichlet")), "how rows are dealt out to ranks"),
-            Field("alpha", Number(above=0), "of the Dirichlet split: the smaller, the more one-sided each rank's data"),
-            *parameters,
-        ),
-        model.Task,
-        rules=_ALPHA_RULE,
-    )
+def _model_parameter(name: str, parameter: tasks.Parameter) -> Field:
+    whole = parameter.type is int
+    kind: Kind = Integer(int(parameter.least), LARGEST) if whole else Number(minimum=parameter.least)
+    if isinstance(parameter.default, tasks.Required):
+        return Field(name, kind, parameter.summary, required=True)
+    return Field(name, kind, f"{parameter.summary}; default {parameter.default:g}")
 
 
-TASK_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
-    "logistic": {"l2": 0.0},
-    "mlp": {"hidden": 32},
-    "quadratic": {"condition": 10.0, "noise": 0.1, "spread": 0.0},
-    "double-well": {"dimension": 1, "noise": 0.1},
-}
-_DIMENSION = Integer(1, 100_000_000)
-_NOISE = Field("noise", Number(minimum=0), "standard deviation of each gradient's coordinates; default 0.1")
-TASK = Variants(
-    "a task",
-    "model",
-    "what is trained",
-    {
-        "logistic": _classifier(
-            "logistic",
-            "logistic regression (convex)",
-            Field("l2", Number(minimum=0), "weight of the squared norm in the loss; default 0"),
-        ),
-        "mlp": _classifier(
-            "mlp",
-            "a network with one hidden layer",
-            Field("hidden", Integer(1, 1_000_000), "units in the hidden layer; default 32"),
-        ),
-        "quadratic": Section(
-            "a task with model quadratic",
-            (
-                _model("quadratic", "a strongly convex quadratic with a known optimum; takes no data"),
-                Field("dimension", _DIMENSION, "how many coordinates", required=True),
-                Field("condition", Number(minimum=1), "largest curvature over smallest; default 10"),
-                _NOISE,
-                Field("spread", Number(minimum=0), "how far the ranks' own optima lie from each other; default 0"),
-            ),
-        ),
-        "double-well": Section(
-            "a task with model double-well",
-            (
-                _model("double-well", "two equal minima in every coordinate; takes no data"),
-                Field("dimension", _DIMENSION, "how many coordinates; default 1"),
-                _NOISE,
-            ),
-        ),
-    },
+_FEWEST = min(DATASETS, key=lambda name: DATASETS[name].train_rows)
+_DATA = (
+    Field("data", Choice(tuple(DATASETS)), "; ".join(f"{name}: {each.summary}" for name, each in DATASETS.items())),
+    Field(
+        "batch",
+        Integer(1, DATASETS[_FEWEST].train_rows, f"{_FEWEST} has {DATASETS[_FEWEST].train_rows} rows to train on"),
+        "rows in a minibatch of one rank",
+    ),
+    Field("split", Choice(("iid", "dirichlet")), "how rows are dealt out to ranks"),
+    Field("alpha", Number(above=0), "of the Dirichlet split: the smaller, the more one-sided each rank's data"),
 )
+TASK = Variants("a task", "model", "what is trained", {name: _task(name, spec) for name, spec in MODELS.items()})
 
 # Run ------------------------------------------------------------------------------------------------------------------
 

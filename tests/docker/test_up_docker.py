@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.journal import read_journal
 from testbed.runtime import labels
 from testbed.runtime.engine import Engine
 from testbed.runtime.images import Images
@@ -105,6 +106,7 @@ def test_an_own_algorithm_trains_in_containers_and_its_error_is_told(engine: Eng
         "    x = node.start\n"
         "    async for t in node.steps():\n"
         "        x = x - lr * await node.gradient(x)\n"
+        "        node.note(twice=2 * t)\n"
         "        await node.commit(x)\n"
         "        if t == 7 and node.rank == 1:\n"
         "            raise ZeroDivisionError('seven')\n"
@@ -112,6 +114,8 @@ def test_an_own_algorithm_trains_in_containers_and_its_error_is_told(engine: Eng
     own = {**SMALL, "algorithm": '{name: "mine.py:isolated", lr: 0.1}'}
     done = cli("up", plan(tmp_path, **own), "--runs", tmp_path / "runs", "--set", "run.steps=5")
     assert done.returncode == 0, done.stderr
+    steps = [line for line in read_journal(tmp_path / "runs/small/latest/ranks/0/journal.jsonl") if "twice" in line]
+    assert [(line["step"], line["twice"]) for line in steps] == [(t + 1, 2 * t) for t in range(5)]
     done = cli("up", plan(tmp_path, **own), "--runs", tmp_path / "runs")
     assert done.returncode == 5
     assert "rank 1 fell over: ZeroDivisionError: seven" in done.stderr
