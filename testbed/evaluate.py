@@ -21,7 +21,7 @@ from statistics import median
 import numpy as np
 
 from testbed.core.blocks import Vector
-from testbed.journal import Record, read_journal
+from testbed.journal import Record, finite, read_journal
 from testbed.learning.learner import Evaluation, Learner, build
 from testbed.plan import Plan
 from testbed.runfolder import Launch, RunFolder
@@ -119,14 +119,14 @@ def _row(models: Models, learner: Learner, known: Sequence[Mapping[int, Record]]
     row: Record = {
         "step": max(models.steps.values()),
         "at_s": median([float(line["at_s"]) for line in lines.values()]) if lines else None,
-        "loss": _finite(evaluation.loss),
-        "accuracy": _finite(evaluation.accuracy),
-        "drift": _finite(drift),
+        "loss": finite(evaluation.loss),
+        "accuracy": finite(evaluation.accuracy),
+        "drift": finite(drift),
         "accuracies": [_own_accuracy(file, lines.get(rank), learner) for rank, file in models.files.items()],
         "ranks": list(models.files),
     }
     if optimum is not None:
-        row["distance"] = _finite(distance)
+        row["distance"] = finite(distance)
     return row
 
 
@@ -136,16 +136,11 @@ def _own_accuracy(file: Path, line: Record | None, learner: Learner) -> float | 
         accuracy: float | None = line["accuracy"]
         return accuracy
     x: Vector = np.load(file)
-    return _finite(learner.evaluate(x).accuracy) if np.isfinite(x).all() else None
+    return finite(learner.evaluate(x).accuracy) if np.isfinite(x).all() else None
 
 
 def _events(journal: Sequence[Record], event: str) -> Iterator[Record]:
     return (line for line in journal if line["event"] == event)
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no infinity and no NaN: a value that has left the numbers is null."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _write_lines(path: Path, rows: Sequence[Record]) -> None:

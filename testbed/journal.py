@@ -7,6 +7,7 @@ short by a crash of the machine is skipped by the reader.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -64,6 +65,11 @@ class Follower:
                 yield json.loads(line)
             except ValueError:  # torn by a crash of the machine
                 continue
+
+
+def finite(value: float | None) -> float | None:
+    """JSON has no infinity and no NaN: a value that has left the numbers is null."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def read_journal(path: Path) -> list[Record]:

@@ -8,7 +8,6 @@ and leaves its journal and models.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import sys
 import time
@@ -29,7 +28,7 @@ from testbed.channels.syscalls import mtu_of
 from testbed.core.blocks import Rows, Vector
 from testbed.core.dice import draw_of, own_rng, shared_rng
 from testbed.errors import RankError
-from testbed.journal import Journal
+from testbed.journal import Journal, finite
 from testbed.learning.learner import Learner, build
 from testbed.plan import Plan, RankPlace
 from testbed.runfolder import Go, Launch, Ready, RunFolder
@@ -205,7 +204,7 @@ class RankNode:
         begun_s = time.monotonic()
         gradient, loss = await self._aside(lambda: self._learner.gradient(self.rank, x, draw))
         self._line["gradient_s"] += time.monotonic() - begun_s
-        self._line["loss"] = _finite(loss)
+        self._line["loss"] = finite(loss)
         return gradient
 
     async def commit(self, x: Vector) -> None:
@@ -292,7 +291,7 @@ class RankNode:
         snapshot.parent.mkdir(parents=True, exist_ok=True)
         np.save(snapshot, x)
         result = await self._aside(lambda: self._learner.evaluate(x))
-        self._journal.write("evaluation", step=self._done, loss=_finite(result.loss), accuracy=_finite(result.accuracy))
+        self._journal.write("evaluation", step=self._done, loss=finite(result.loss), accuracy=finite(result.accuracy))
         self._write_traffic()
 
     def _write_traffic(self) -> None:
@@ -320,11 +319,6 @@ def _new_line() -> dict[str, Any]:
 
 def _undeclared(channel: Channel) -> RankError:
     return RankError(f"the algorithm uses the {channel.value} channel, but its CHANNELS do not name it")
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no infinity: a loss that has left the numbers is null."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _rounded(value: Any) -> Any:

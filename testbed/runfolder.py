@@ -133,6 +133,14 @@ def _address(pair: list[Any]) -> tuple[str, int]:
     return str(pair[0]), int(pair[1])
 
 
+def tail(log: Path, lines: int = 20) -> list[str]:
+    """The last lines of a log; none where there is no log."""
+    try:
+        return log.read_text(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []
+
+
 def write_json(path: Path, data: Any) -> None:
     """All or nothing: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

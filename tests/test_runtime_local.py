@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import MachineError
-from testbed.runfolder import RunFolder
+from testbed.runfolder import RunFolder, tail
 from testbed.runtime.local import LocalJob, find_mpirun
 
 DEADLINE_S = 60.0
@@ -64,7 +64,7 @@ def test_local_ranks_are_one_mpi_world(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with LocalJob([sys.executable, "-c", ALLREDUCE], folder=folder, size=3) as job:
         until(lambda: job.poll() is not None)
-        assert job.poll() == 0, job.tail()
+        assert job.poll() == 0, tail(job.log)
     assert [folder.output(rank).read_text() for rank in range(3)] == [f"{rank} 3 3\n" for rank in range(3)]  # 0 + 1 + 2
 
 

@@ -256,17 +256,9 @@ class Containers:
             raise BringUpError(f"{place.container}: cannot list its interfaces: {done.errors.strip()}")
         return find_port(done.output.decode(), self.subnets.data)
 
-    def interface_index(self, node: int) -> int:
-        """Number of the host's end of a node's data link."""
-        return self.port(node).host_index
-
-    def interface_indexes(self) -> tuple[int, ...]:
+    def ports(self) -> tuple[Port, ...]:
         """Of every node, in order."""
-        return self._each(self.interface_index)
-
-    def data_interfaces(self) -> tuple[str, ...]:
-        """What every node calls its end of the link, in order: eth0 or eth1."""
-        return self._each(lambda node: self.port(node).interface)
+        return self._each(self.port)
 
     def started_at(self, node: int) -> str:
         """When its container was last started; link state set before that is gone."""

@@ -81,14 +81,6 @@ class LocalJob:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def tail(self, lines: int = 20) -> str:
-        """The last that mpirun said."""
-        try:
-            text = self.log.read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
-        return "\n".join(text.splitlines()[-lines:])
-
     def __enter__(self) -> LocalJob:
         self.start()
         return self

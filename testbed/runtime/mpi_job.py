@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from testbed.errors import RankError, TestbedError
+from testbed.runfolder import tail
 from testbed.runtime.containers import RUN_FOLDER, Containers
 from testbed.runtime.mpirun import LAUNCH_SCRIPT, containers_argv, rank_command, rank_environment
 
@@ -89,14 +90,6 @@ class MpiJob:
         inside = RUN_FOLDER / (self._folder / "mpirun.pid").relative_to(self._containers.folder.path)
         self._containers.exec(0, ["/bin/sh", "-c", f"{{ {script}; }} 2>/dev/null", str(inside)])
 
-    def tail(self, lines: int = 20) -> str:
-        """The last that mpirun said."""
-        try:
-            text = self.log.read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
-        return "\n".join(text.splitlines()[-lines:])
-
     def __enter__(self) -> MpiJob:
         self.start()
         return self
@@ -120,7 +113,13 @@ class MpiJob:
                     return
             silent = ", ".join(sorted(awaited))
             raise RankError(
-                f"mpirun did not ask for {silent} within {LAUNCH_DEADLINE_S:g} s:\n{self.tail()}\n(in {self.log})"
+                "\n".join(
+                    [
+                        f"mpirun did not ask for {silent} within {LAUNCH_DEADLINE_S:g} s:",
+                        *tail(self.log),
+                        f"(in {self.log})",
+                    ]
+                )
             )
         except TestbedError as exc:
             self._launch_error = exc

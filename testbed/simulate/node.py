@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from testbed.algorithms.node import Arrivals, Channel, Tag
 from testbed.core.blocks import Rows, Vector
 from testbed.core.dice import draw_of, shared_rng
 from testbed.errors import RankError
+from testbed.journal import finite
 from testbed.simulate.world import World
 
 
@@ -57,7 +57,7 @@ class SimulatedNode:
         begun_s = self._now_s
         gradient, loss = await self._world.gradients.ask(self.rank, x, draw)
         self._line["gradient_s"] += self._now_s - begun_s
-        self._line["loss"] = _finite(loss)
+        self._line["loss"] = finite(loss)
         return gradient
 
     async def commit(self, x: Vector) -> None:
@@ -137,7 +137,7 @@ class SimulatedNode:
         self._evaluated = self._done
         self._world.notebook.snapshot(self.rank, self._done, self._x)
         if (result := self._world.evaluate(self._x)) is not None:
-            loss, accuracy = _finite(result.loss), _finite(result.accuracy)
+            loss, accuracy = finite(result.loss), finite(result.accuracy)
             self._write("evaluation", step=self._done, loss=loss, accuracy=accuracy)
         self._write_traffic()
 
@@ -153,11 +153,6 @@ class SimulatedNode:
 def _new_line() -> dict[str, Any]:
     """What the journal says of a step."""
     return {"loss": None, "gradient_s": 0.0, "wait_s": 0.0, "late": 0}
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no infinity: a loss that has left the numbers is null."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _rounded(value: Any) -> Any:

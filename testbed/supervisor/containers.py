@@ -149,10 +149,11 @@ def _links(boxes: Containers, plan: Plan, backend: Backend) -> Iterator[AgentCli
         agent = AgentClient(stream.reader, stream.writer)
         addresses = [str(node.data) for node in boxes.nodes]
         agent.open(boxes.run, backend=backend, addresses=addresses, state=plan.network.links)
-        for node, interface in enumerate(boxes.interface_indexes()):
-            agent.attach(node, interface)
+        ports = boxes.ports()
+        for node, port in enumerate(ports):
+            agent.attach(node, port.host_index)
         if not plan.network.offloads:
-            _turn_offloads_off(boxes)
+            _turn_offloads_off(boxes, [port.interface for port in ports])
         agent.apply(plan.network.links)
         if wrong := differences(plan.network.links, agent.readback()):
             raise BringUpError("the kernel does not hold the links that were asked for:\n  " + "\n  ".join(wrong[:10]))
@@ -162,10 +163,9 @@ def _links(boxes: Containers, plan: Plan, backend: Backend) -> Iterator[AgentCli
             agent.close()
 
 
-def _turn_offloads_off(boxes: Containers) -> None:
+def _turn_offloads_off(boxes: Containers, interfaces: Sequence[str]) -> None:
     """Of the senders: with them on, TCP hands over 64 KB at once, and one loss in a hundred loses 64 KB."""
     source = Path(offloads.__file__).read_bytes()
-    interfaces = boxes.data_interfaces()
     answers = boxes.exec_privileged_each(lambda node: ["python", "-", interfaces[node], "off"], stdin=source)
     for node, done in enumerate(answers):
         if done.status:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from testbed.errors import RankError
 from testbed.journal import Follower, Record
-from testbed.runfolder import RunFolder
+from testbed.runfolder import RunFolder, tail
 
 TAIL_LINES = 12
 
@@ -77,8 +77,6 @@ class Watch:
 
 def last_lines(log: Path) -> str:
     """The end of a log as the end of a message, with the log's path; empty if there is none."""
-    try:
-        lines = log.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
+    if not log.exists():
         return ""
-    return "".join(f"\n    {line}" for line in lines[-TAIL_LINES:]) + f"\n    (the whole log: {log})"
+    return "".join(f"\n    {line}" for line in [*tail(log, TAIL_LINES), f"(the whole log: {log})"])

@@ -15,7 +15,7 @@ import pytest
 from testbed.core.links import LinkState
 from testbed.errors import BringUpError
 from testbed.plan.model import AlgorithmChoice, Network, NodeSpec, Plan, Run, Task
-from testbed.runfolder import RunFolder
+from testbed.runfolder import RunFolder, tail
 from testbed.runtime import labels, leftovers
 from testbed.runtime.containers import Containers, network_name
 from testbed.runtime.engine import Engine
@@ -95,7 +95,7 @@ def test_nodes_know_each_other_by_name_on_networks_that_lead_nowhere(up: Contain
 
 
 def test_nodes_are_made_as_the_plan_has_them(up: Containers) -> None:
-    interface = up.data_interfaces()[1]
+    interface = up.port(1).interface
     assert said(up, 1, f"cat /sys/class/net/{interface}/mtu") == "1400\n"
     assert said(up, 1, "cat /proc/sys/net/ipv4/tcp_congestion_control") == "reno\n"
     assert said(up, 1, "hostname") == "node-1\n"
@@ -121,7 +121,7 @@ def test_what_is_said_at_once_is_not_lost(up: Containers) -> None:
 
 def test_ranks_have_no_rights_over_the_network_and_a_privileged_command_has(up: Containers) -> None:
     # changing a setting of an interface is what NET_ADMIN is for (SIOCSIFMTU = 0x8922)
-    interface = up.data_interfaces()[2]
+    interface = up.port(2).interface
     script = (
         "import fcntl, socket, struct, sys\n"
         f"request = struct.pack('16si12x', {interface.encode()!r}, 1300)\n"
@@ -138,7 +138,7 @@ def test_ranks_have_no_rights_over_the_network_and_a_privileged_command_has(up: 
 def test_the_host_end_of_every_data_link_is_on_the_data_bridge(up: Containers) -> None:
     ports = Path(f"/sys/class/net/{up.data_bridge}/brif").iterdir()
     numbers = {int((Path("/sys/class/net") / port.name / "ifindex").read_text()) for port in ports}
-    assert set(up.interface_indexes()) == numbers
+    assert {port.host_index for port in up.ports()} == numbers
     assert len(numbers) == 3
 
 
@@ -167,7 +167,7 @@ def test_one_mpi_job_spans_all_containers_and_its_bytes_take_the_data_network(up
     data_before, control_before = carried(up.data_bridge), carried(up.control_bridge)
     with MpiJob(up, ["python", "-c", PROGRAM]) as job:
         until(lambda: job.poll() is not None)
-        assert job.poll() == 0, job.tail()
+        assert job.poll() == 0, tail(job.log)
     # four ranks, consecutive on their nodes; 0 + 1 + 2 + 3 = 6
     printed = [up.folder.output(rank).read_text() for rank in range(4)]
     assert printed == ["0 4 node-0 6\n", "1 4 node-0 6\n", "2 4 node-1 6\n", "3 4 node-2 6\n"]
