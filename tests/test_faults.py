@@ -6,7 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.core.faults import Change, Cut, Fault, Heal, Moment, Schedule
+from testbed.core.faults import (
+    Change,
+    Condition,
+    Crash,
+    Cut,
+    Fault,
+    Heal,
+    Moment,
+    Pause,
+    Recover,
+    Resume,
+    Schedule,
+    Slow,
+)
 from testbed.core.links import Link, LinkState
 
 BASE = LinkState.uniform(3, Link(loss=0.1))
@@ -66,7 +79,6 @@ def test_overlapping_changes_come_off_in_any_order() -> None:
 def test_fault_at_a_step_waits_for_it_and_lasts_in_seconds() -> None:
     schedule = Schedule(BASE, [Fault(Moment(step=200), Cut(frozenset({PAIR})), "cut", for_s=3)])
     assert told(schedule, 50, step=199) == []
-    assert [fault.label for fault in schedule.waiting()] == ["cut"]
     assert told(schedule, 51, step=203) == [("cut", True, None)]  # nobody knew when it would come
     assert told(schedule, 54, step=203) == [("cut", False, 54)]
 
@@ -107,7 +119,6 @@ def test_every_fault_begins_once_and_ends_at_most_once(faults: list[Fault], look
     assert sorted(o.index for o in told if o.begins) == list(range(len(faults)))
     ended = [o.index for o in told if not o.begins]
     assert len(ended) == len(set(ended))
-    assert schedule.waiting() == ()
 
 
 @given(faults=FAULTS)
@@ -125,3 +136,66 @@ def test_timed_faults_do_not_depend_on_who_looks_when(faults: list[Fault], looks
     told = [o for now_s in [*sorted(looks), 50] for o in often.advance(now_s=now_s, step=0)]
     assert told == list(once.advance(now_s=50, step=0))
     assert often.link_state() == once.link_state()
+
+
+def crash(at_s: float, *nodes: int, for_s: float | None = None) -> Fault:
+    return Fault(Moment(at_s=at_s), Crash(frozenset(nodes)), f"crash {nodes}", for_s)
+
+
+def test_what_is_left_of_a_crash_is_what_nobody_recovered() -> None:
+    recover = Fault(Moment(at_s=2), Recover(frozenset({0})), "recover 0")
+    schedule = Schedule(BASE, [crash(1, 0, 1, for_s=9), recover, crash(3, 2)])
+    schedule.advance(now_s=1, step=0)
+    assert schedule.condition() == Condition(BASE, crashed=frozenset({0, 1}))
+    assert told(schedule, 2) == [("recover 0", True, 2)]  # the crash goes on, for node 1
+    assert schedule.condition().crashed == {1}
+    assert told(schedule, 10)[-1] == ("crash (0, 1)", False, 10)
+    assert schedule.condition().crashed == {2}
+    schedule.heal()
+    assert schedule.condition() == Condition(BASE)
+
+
+def test_heal_is_for_links_and_resume_for_nodes() -> None:
+    moments = [Moment(at_s=float(at_s)) for at_s in range(6)]
+    schedule = Schedule(
+        BASE,
+        [
+            cut(0),
+            Fault(moments[1], Pause(frozenset({0, 2})), "pause"),
+            Fault(moments[2], Slow(frozenset({1}), 0.2), "slow"),
+            Fault(moments[3], Heal(), "heal"),
+            Fault(moments[4], Resume(frozenset({0})), "resume 0"),
+            Fault(moments[5], Resume(frozenset({0, 2})), "resume all"),
+        ],
+    )
+    schedule.advance(now_s=2, step=0)
+    assert schedule.condition() == Condition(BASE.with_cut([PAIR]), paused=frozenset({0, 2}), shares={1: 0.2})
+    schedule.advance(now_s=4, step=0)
+    assert schedule.condition() == Condition(BASE, paused=frozenset({2}), shares={1: 0.2})
+    assert told(schedule, 5) == [("resume all", True, 5), ("pause", False, 5)]
+
+
+def test_a_later_share_of_the_whole_cpu_is_no_slowness() -> None:
+    schedule = Schedule(
+        BASE,
+        [
+            Fault(Moment(at_s=0), Slow(frozenset({1, 2}), 0.2), "slow"),
+            Fault(Moment(at_s=1), Slow(frozenset({1}), 1.0), "as fast as ever"),
+        ],
+    )
+    schedule.advance(now_s=1, step=0)
+    assert schedule.condition().shares == {2: 0.2}
+
+
+def test_a_fault_may_end_at_a_step() -> None:
+    fault = Fault(Moment(at_s=1), Cut(frozenset({PAIR})), "cut", until=Moment(step=50))
+    schedule = Schedule(BASE, [fault])
+    assert told(schedule, 7, step=49) == [("cut", True, 1)]
+    assert schedule.next_s() is None
+    assert told(schedule, 8, step=50) == [("cut", False, None)]
+
+
+def test_a_fault_that_is_added_by_hand_is_one_like_the_others() -> None:
+    schedule = Schedule(BASE, [cut(5)])
+    assert schedule.add(cut(2, label="by hand")) == 1
+    assert told(schedule, 5) == [("by hand", True, 2), ("cut", True, 5)]

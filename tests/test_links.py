@@ -10,15 +10,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.core.blocks import Blocks
-from testbed.core.links import Link, LinkState, all_pairs
+from testbed.core.links import Link, LinkState, all_pairs, gilbert
 from testbed.core.partitions import one_way, split
 
-LINKS = st.builds(Link, loss=st.floats(0, 1), delay_s=st.floats(1, 2), jitter_s=st.floats(0, 1))
+SHARES = st.floats(0, 1)
+LINKS = st.builds(
+    Link,
+    loss=SHARES,
+    delay_s=st.floats(1, 2),
+    jitter_s=SHARES,
+    distribution=st.sampled_from(["uniform", "normal", "pareto"]),
+    duplicate=SHARES,
+    reorder=SHARES,
+    corrupt=SHARES,
+    rate_bps=st.none() | st.floats(1, 1e12),
+    limit_packets=st.none() | st.integers(1, 10**6),
+)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"loss": 1.5}, {"loss": -0.1}, {"loss": float("nan")}, {"delay_s": -1}, {"jitter_s": 0.1}, {"rate_bps": 0}],
+    [
+        *({"loss": 1.5}, {"loss": -0.1}, {"loss": float("nan")}, {"delay_s": -1}, {"jitter_s": 0.1}, {"rate_bps": 0}),
+        *({"duplicate": 2}, {"reorder": -1}, {"corrupt": 1.1}, {"limit_packets": 0}),
+        *({"loss": 0.1, "burst": 0.5}, {"loss": 0.9, "burst": 8}, {"loss": 1, "burst": 8}),
+    ],
 )
 def test_link_refuses_what_no_network_can_do(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"."):
@@ -35,8 +51,26 @@ def test_link_state_survives_json(size: int, data: st.DataObject) -> None:
     pairs = all_pairs(size)
     links = {pair: data.draw(LINKS) for pair in pairs}
     cut = frozenset(data.draw(st.sets(st.sampled_from(pairs)))) if pairs else frozenset()
-    state = LinkState(size, links, cut)
+    downlinks = data.draw(st.dictionaries(st.integers(0, size - 1), st.floats(1, 1e12)))
+    state = LinkState(size, links, cut, downlinks)
     assert LinkState.from_json(json.loads(json.dumps(state.to_json()))) == state
+
+
+@given(loss=st.floats(0.001, 0.5), burst=st.floats(1.1, 100))
+def test_gilberts_chain_loses_what_was_asked_in_bursts_of_what_was_asked(loss: float, burst: float) -> None:
+    enter, leave = gilbert(loss, burst)
+    # of a two-state chain: the share of time in the lossy state, and the mean stay there
+    assert enter / (enter + leave) == pytest.approx(loss)
+    assert 1 / leave == pytest.approx(burst)
+
+
+def test_what_arrives_of_a_packet_is_counted_over_every_way_it_can_go() -> None:
+    link = Link(loss=0.3, duplicate=0.4, corrupt=0.2)
+    # Neither lost nor duplicated, or both: one copy, intact with 0.8. Duplicated and not lost: the packet, and a copy
+    # that is lost with 0.3; both must fail to arrive intact. Lost and not duplicated: nothing.
+    one, two, none = 0.7 * 0.6 + 0.3 * 0.4, 0.7 * 0.4, 0.3 * 0.6
+    assert link.missing == pytest.approx(none + one * 0.2 + two * 0.2 * (0.3 + 0.7 * 0.2))
+    assert link.drops_per_packet == pytest.approx(none + two * 0.3)
 
 
 def test_changed_state_leaves_the_old_one_and_other_pairs_alone() -> None:

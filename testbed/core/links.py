@@ -9,33 +9,79 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 Pair = tuple[int, int]  # (from, to): the direction a packet travels
 
 
+Distribution = Literal["uniform", "normal", "pareto"]
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One direction between two nodes. Each packet is lost on its own, with probability `loss`."""
+    """One direction between two nodes. What it does to one packet is independent of what it does to the others, except
+    for losses that come in bursts."""
 
-    loss: float = 0.0  # fraction, 0..1
+    loss: float = 0.0  # share of packets, 0..1
+    burst: float | None = None  # mean number of packets lost in a row (Gilbert); None: each is lost on its own
     delay_s: float = 0.0  # one way
-    jitter_s: float = 0.0  # uniform in delay ± jitter
+    jitter_s: float = 0.0  # uniform: half the width of delay ± jitter; normal, pareto: the standard deviation
+    distribution: Distribution = "uniform"  # of the jitter
+    duplicate: float = 0.0  # share of packets that are sent on twice; a packet both lost and duplicated is sent on once
+    reorder: float = 0.0  # share of packets that overtake the others: they skip the delay
+    corrupt: float = 0.0  # share of packets with a bit flipped, which their receiver's checksum then rejects
     rate_bps: float | None = None  # bits per second; None: as fast as the machine is
+    limit_packets: int | None = None  # that the link holds before it drops; None: what rate and delay need
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.loss <= 1.0:
-            raise ValueError(f"loss {self.loss!r} is not a fraction between 0 and 1")
+        for name in ("loss", "duplicate", "reorder", "corrupt"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} {getattr(self, name)!r} is not a fraction between 0 and 1")
+        if self.burst is not None and (self.burst < 1 or self.loss > most_loss(self.burst)):
+            raise ValueError(f"loss {self.loss:g} cannot come in bursts of {self.burst:g} packets")
         if self.delay_s < 0 or self.jitter_s < 0:
             raise ValueError("delay and jitter cannot be negative")
         if self.jitter_s > self.delay_s:
             raise ValueError(f"jitter {self.jitter_s:g} s exceeds delay {self.delay_s:g} s: packets would arrive early")
         if self.rate_bps is not None and self.rate_bps <= 0:
             raise ValueError("rate must be positive (to stop all traffic, cut the pair)")
+        if self.limit_packets is not None and self.limit_packets < 1:
+            raise ValueError("a link holds at least one packet")
 
     @property
     def is_clean(self) -> bool:
         return self == Link()
+
+    @property
+    def missing(self) -> float:
+        """The probability that of a packet nothing arrives intact: what a receiver that counts distinct packets sees.
+
+        A duplicate is a packet of its own, lost and corrupted on its own (so netem does it, and so do we everywhere).
+        """
+        if not self.duplicate and not self.corrupt:
+            return self.loss
+        one = (1 - self.loss) * (1 - self.duplicate) + self.loss * self.duplicate  # so many are sent on
+        two = self.duplicate * (1 - self.loss)
+        second = self.loss + (1 - self.loss) * self.corrupt
+        return 1 - one - two + one * self.corrupt + two * self.corrupt * second
+
+    @property
+    def drops_per_packet(self) -> float:
+        """How many packets the link drops, on average, for each that is sent into it."""
+        return self.loss * (1 - self.duplicate) + self.duplicate * (1 - self.loss) * self.loss
+
+
+def most_loss(burst: float) -> float:
+    """The largest loss that can come in bursts of `burst` packets: more, and a burst would never end in a single
+    packet that gets through."""
+    return burst / (burst + 1)
+
+
+def gilbert(loss: float, burst: float) -> tuple[float, float]:
+    """Gilbert's chain (Bell System Technical Journal 1960) that loses `loss` of all packets, `burst` in a row on
+    average: the probabilities, per packet, of entering the state in which all are lost, and of leaving it."""
+    leave = 1 / burst
+    return leave * loss / (1 - loss), leave
 
 
 ATTRIBUTES: tuple[str, ...] = tuple(Link.__dataclass_fields__)
@@ -50,12 +96,14 @@ def all_pairs(size: int) -> tuple[Pair, ...]:
 class LinkState:
     """The whole network at one instant, over nodes 0..size-1. `links` holds every ordered pair of different nodes.
 
-    A pair in `cut` hears nothing, whatever its link says; the link is what it goes back to when it heals.
+    A pair in `cut` hears nothing, whatever its link says; the link is what it goes back to when it heals. `downlinks`:
+    how many bits per second a node takes in from all its senders together; a node that is not there has no such limit.
     """
 
     size: int
     links: Mapping[Pair, Link]
     cut: frozenset[Pair] = field(default_factory=frozenset)
+    downlinks: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         pairs = set(all_pairs(self.size))
@@ -63,7 +111,10 @@ class LinkState:
             raise ValueError(f"links must hold each of the {len(pairs)} ordered pairs of {self.size} nodes")
         if not self.cut <= pairs:
             raise ValueError(f"cut names pairs that do not exist: {sorted(self.cut - pairs)}")
+        if any(not 0 <= node < self.size or rate_bps <= 0 for node, rate_bps in self.downlinks.items()):
+            raise ValueError(f"downlinks are positive rates of nodes 0..{self.size - 1}, not {dict(self.downlinks)}")
         object.__setattr__(self, "links", MappingProxyType(dict(self.links)))
+        object.__setattr__(self, "downlinks", MappingProxyType(dict(self.downlinks)))
 
     @classmethod
     def uniform(cls, size: int, link: Link = Link()) -> LinkState:
@@ -80,23 +131,37 @@ class LinkState:
         return replace(self, cut=frozenset(cut))
 
     def loss(self, pair: Pair) -> float:
-        """The probability that a packet of `pair` is lost now, cuts included."""
-        return 1.0 if pair in self.cut else self.links[pair].loss
+        """The probability that of a packet of `pair` nothing arrives intact now, cuts included."""
+        return 1.0 if pair in self.cut else self.links[pair].missing
 
     def to_json(self) -> dict[str, Any]:
-        """The link that most pairs have stands once, as `default`; `links` are the others. A thousand nodes have a
-        million pairs, and mostly one kind of link."""
+        """The link that most pairs have stands once, as `default`; `links` are the others, each with what differs from
+        a clean link. A thousand nodes have a million pairs, and mostly one kind of link."""
         default, _ = Counter(self.links.values()).most_common(1)[0] if self.links else (Link(), 0)
         others = sorted((item for item in self.links.items() if item[1] != default), key=lambda item: item[0])
         return {
             "size": self.size,
-            "default": asdict(default),
-            "links": [{"from": a, "to": b, **asdict(link)} for (a, b), link in others],
+            "default": link_to_json(default),
+            "links": [{"from": a, "to": b, **link_to_json(link)} for (a, b), link in others],
             "cut": sorted(self.cut),
+            "downlinks": {str(node): rate_bps for node, rate_bps in sorted(self.downlinks.items())},
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LinkState:
-        links = dict.fromkeys(all_pairs(data["size"]), Link(**data["default"]))
-        links |= {(row["from"], row["to"]): Link(**{name: row[name] for name in ATTRIBUTES}) for row in data["links"]}
-        return cls(data["size"], links, frozenset((a, b) for a, b in data["cut"]))
+        links = dict.fromkeys(all_pairs(data["size"]), link_from_json(data["default"]))
+        links |= {(row["from"], row["to"]): link_from_json(row) for row in data["links"]}
+        downlinks = {int(node): rate_bps for node, rate_bps in data["downlinks"].items()}
+        return cls(data["size"], links, frozenset((a, b) for a, b in data["cut"]), downlinks)
+
+
+def link_to_json(link: Link) -> dict[str, Any]:
+    """What differs from a clean link."""
+    return {name: value for name, value in asdict(link).items() if value != getattr(_CLEAN, name)}
+
+
+def link_from_json(data: Mapping[str, Any]) -> Link:
+    return Link(**{name: data[name] for name in ATTRIBUTES if name in data})
+
+
+_CLEAN = Link()

@@ -6,7 +6,7 @@ import math
 
 from testbed.core.links import ATTRIBUTES, LinkState
 
-# The coarsest units that values pass through on their way into the kernel.
+# The coarsest units that values pass through on their way into the kernel; what is not here must be equal.
 _ROUNDING = {
     "loss": 1e-6,  # nftables' dice have a million sides
     "delay_s": 1e-9,
@@ -24,12 +24,12 @@ def differences(meant: LinkState, held: LinkState) -> tuple[str, ...]:
             sentences.append(f"{name}: {'cut' if pair in meant.cut else 'open'} was meant, the opposite is in force")
         for attribute in ATTRIBUTES:
             asked, found = getattr(link, attribute), getattr(held.links[pair], attribute)
-            if not _agree(asked, found, _ROUNDING[attribute]):
+            if not _agree(asked, found, _ROUNDING.get(attribute, 0.0)):
                 sentences.append(f"{name}: {attribute} {asked} was meant, {found} is in force")
     return tuple(sentences)
 
 
-def _agree(asked: float | None, found: float | None, rounding: float) -> bool:
-    if asked is None or found is None:
-        return asked is found
+def _agree(asked: float | str | None, found: float | str | None, rounding: float) -> bool:
+    if not isinstance(asked, (int, float)) or not isinstance(found, (int, float)):
+        return asked == found
     return math.isclose(asked, found, rel_tol=1e-9, abs_tol=rounding)

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from testbed.core.faults import Change, Cut, Effect, Fault, Heal, Moment, Schedule
+from testbed.core.faults import (
+    Change,
+    Crash,
+    Cut,
+    Effect,
+    Fault,
+    Heal,
+    Moment,
+    Pause,
+    Recover,
+    Resume,
+    Schedule,
+    Slow,
+)
 from testbed.core.links import LinkState
 
-Backend = Literal["auto", "netem", "nft"]
+Backend = Literal["auto", "netem", "nft", "userspace"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -150,23 +163,30 @@ def _without_links_and_faults(plan: Plan) -> Plan:
     return replace(plan, network=replace(plan.network, links=empty), faults=())
 
 
+_EFFECTS: Mapping[str, type[Effect]] = {
+    each.__name__.lower(): each for each in (Cut, Change, Crash, Pause, Slow, Heal, Recover, Resume)
+}
+
+
 def _fault_to_json(fault: Fault) -> dict[str, Any]:
     effect: dict[str, Any] = {"kind": type(fault.effect).__name__.lower()}
-    if isinstance(fault.effect, (Cut, Change)):
-        effect["pairs"] = sorted(fault.effect.pairs)
+    for each in fields(fault.effect):
+        value = getattr(fault.effect, each.name)
+        effect[each.name] = sorted(value) if isinstance(value, frozenset) else value
     if isinstance(fault.effect, Change):
         effect["attributes"] = dict(fault.effect.attributes)
-    return {"moment": asdict(fault.moment), "effect": effect, "label": fault.label, "for_s": fault.for_s}
+    return {**asdict(replace(fault, effect=Heal())), "effect": effect}
 
 
 def _fault_from_json(data: Mapping[str, Any]) -> Fault:
-    kind = data["effect"]["kind"]
-    pairs = frozenset((a, b) for a, b in data["effect"].get("pairs", ()))
-    effect: Effect
-    if kind == "cut":
-        effect = Cut(pairs)
-    elif kind == "change":
-        effect = Change(pairs, tuple(data["effect"]["attributes"].items()))
-    else:
-        effect = Heal()
-    return Fault(Moment(**data["moment"]), effect, data["label"], data["for_s"])
+    values = dict(data["effect"])
+    kind = _EFFECTS[values.pop("kind")]
+    if "pairs" in values:
+        values["pairs"] = frozenset((a, b) for a, b in values["pairs"])
+    if "attributes" in values:
+        values["attributes"] = tuple(values["attributes"].items())
+    for name in ("nodes", "ranks"):
+        if name in values:
+            values[name] = frozenset(values[name])
+    until = data["until"] and Moment(**data["until"])
+    return Fault(Moment(**data["moment"]), kind(**values), data["label"], data["for_s"], until)
