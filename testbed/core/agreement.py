@@ -11,7 +11,7 @@ whatever order it came in.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -36,7 +36,8 @@ def mid_extremes(vectors: Vectors, ranks: Ranks | None = None) -> Vector:
     """
     _check(vectors)
     if len(vectors) == 1:
-        return vectors[0].copy()
+        only: Vector = vectors[0].copy()
+        return only
     squared = squared_distances(vectors)
     farthest = squared.max()
     pairs = [pair for pair in combinations(range(len(vectors)), 2) if squared[pair] == farthest]
@@ -116,10 +117,11 @@ def _squared_norms(rows: NDArray[np.float64], from_row: NDArray[np.float64]) -> 
     1e4 that differ by 1e-3 keep the difference, which |a|² − 2ab + |b|² in float32 would lose."""
     with np.errstate(invalid="ignore"):  # inf - inf
         difference = rows - from_row
-    return np.einsum("ij,ij->i", difference, difference)
+    norms: NDArray[np.float64] = np.einsum("ij,ij->i", difference, difference)
+    return norms
 
 
-def _first(choices: list[tuple[int, ...]], vectors: Vectors, ranks: Ranks | None) -> tuple[int, ...]:
+def _first(choices: Sequence[tuple[int, ...]], vectors: Vectors, ranks: Ranks | None) -> tuple[int, ...]:
     """The choice of rows that comes first: rows compare by value, equal ones by rank; choices by their sorted rows."""
     if len(choices) == 1:
         return choices[0]
@@ -139,8 +141,8 @@ def _ordered(rows: list[int], vectors: Vectors, ranks: Ranks | None) -> list[int
         groups: dict[tuple[float, ...], list[int]] = {}
         width = 1 if begin == 0 else BLOCK
         for row in rows:
-            key = np.nan_to_num(vectors[row, begin : begin + width], nan=np.inf, posinf=np.inf, neginf=-np.inf)
-            groups.setdefault(tuple(key.tolist()), []).append(row)
+            part = np.nan_to_num(vectors[row, begin : begin + width], nan=np.inf, posinf=np.inf, neginf=-np.inf)
+            groups.setdefault(tuple(part.tolist()), []).append(row)
         for key in sorted(groups):
             yield from sort(groups[key], begin + width)
 
