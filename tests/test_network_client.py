@@ -10,6 +10,7 @@ from testbed.core.links import LinkState
 from testbed.errors import BringUpError, MachineError, NetworkError
 from testbed.network.client import AgentClient
 from testbed.network.count import PairCount
+from testbed.network.readback import Applied
 
 STATE = LinkState.uniform(2)
 
@@ -22,9 +23,9 @@ def client_that_hears(*answers):
 
 
 def test_requests_are_numbered_lines():
-    client, sent = client_that_hears({"ok": True, "name": "veth1"}, {"ok": True, "took_s": 0.5})
+    client, sent = client_that_hears({"ok": True, "name": "veth1"}, {"ok": True, "took_s": 0.5, "wrong": ["x"]})
     assert client.attach(1, 42) == "veth1"
-    assert client.apply(STATE) == 0.5
+    assert client.apply(STATE) == Applied(0.5, ("x",))
     assert [json.loads(line) for line in sent.getvalue().splitlines()] == [
         {"id": 1, "do": "attach", "node": 1, "interface": 42},
         {"id": 2, "do": "apply", "state": STATE.to_json()},
@@ -61,7 +62,7 @@ def test_an_agent_that_ends_early_is_a_failed_bring_up_and_stays_one():
 
 
 def test_an_agent_that_ends_later_leaves_a_network_that_nobody_knows():
-    client, _ = client_that_hears({"ok": True, "took_s": 0.0})
+    client, _ = client_that_hears({"ok": True, "took_s": 0.0, "wrong": []})
     client.apply(STATE)
     with pytest.raises(NetworkError, match="ended before it answered `counters`"):
         client.counters()

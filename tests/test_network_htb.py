@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from testbed.network.htb import class_options, class_rate_bps, htb_options, source_selector
+from testbed.network.htb import class_options, class_rates_bps, htb_options, source_selector
 
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="the golden bytes are a little-endian machine's")
 
@@ -39,7 +39,21 @@ def test_a_rate_beyond_32_bits_is_told_twice():
 
 @pytest.mark.parametrize("rate_bps", [None, 1000.0, 1e6, 123_456_784.0, 40e9])
 def test_what_is_written_is_read_back(rate_bps):
-    assert class_rate_bps(class_options(rate_bps)) == rate_bps
+    assert class_rates_bps(class_options(rate_bps)) == (rate_bps, rate_bps)
+
+
+def test_a_class_that_borrows_is_assured_of_less_than_it_may_send():
+    # 10 Mbit/s as above; assured 2 Mbit/s = 250 000 bytes/s = 0x3d090, whose burst of 3028 bytes takes
+    # 12 112 000 ns = 189 250 ticks = 0x2e342.
+    golden = (
+        "30000100"
+        "00 01 0000 0000 0000 90d00300"  # assured
+        "00 01 0000 0000 0000 d0121300"  # ceiling
+        "42e30200 da930000 ea050000 00000000 00000000"
+    )
+    options = class_options(10e6, assured_bps=2e6)
+    assert options == bytes.fromhex(golden)
+    assert class_rates_bps(options) == (10e6, 2e6)
 
 
 def test_packets_are_steered_by_the_source_address():

@@ -16,6 +16,14 @@ p = 0 or p = 1 leave nothing to chance and are taken out. For the N that are lef
 beyond one packet from its mean are no heavier than those of the binomial with the same N and the same mean (Hoeffding,
 Annals of Mathematical Statistics 1956, theorem 4), so that judging by the binomial is an exact bound: it errs towards
 "as asked".
+
+**Bursts.** In Gilbert's chain with p = P(good → bad) and r = P(bad → good) the states of two packets k apart have the
+correlation ρ^k, ρ = 1 − p − r, so that of n packets the number lost has the variance
+
+    n L(1 − L) · (1 + 2 Σ_k ρ^k) = n L(1 − L) · (1 + ρ)/(1 − ρ)        (n large against 1/(1 − ρ))
+
+They tell as much as n (1 − ρ)/(1 + ρ) packets that are lost on their own: by so many the binomial is taken. That is no
+bound any more but an approximation: the length of bursts makes the upper tail a little heavier than the binomial's.
 """
 
 from __future__ import annotations
@@ -45,6 +53,11 @@ class Trials:
 
     number: float
     probability: float
+    spread: float = 1.0  # the variance of the count over that of packets that are lost on their own
+
+    @property
+    def variance(self) -> float:
+        return self.number * self.probability * (1 - self.probability) * self.spread
 
 
 def binomial_interval(hits: int, trials: int, level: float = LEVEL) -> Interval:
@@ -72,6 +85,13 @@ def expected_hits(parts: Iterable[Trials]) -> float:
     return sum(part.number * part.probability for part in parts)
 
 
+def spread_of(parts: Iterable[Trials]) -> float:
+    """The variance of the count over that of independent packets: of so many packets each tells as much as one."""
+    parts = list(parts)
+    alone = sum(part.number * part.probability * (1 - part.probability) for part in parts)
+    return sum(part.variance for part in parts) / alone if alone > 0 else 1.0
+
+
 def plausible(low_hits: float, high_hits: float, parts: Iterable[Trials], level: float = LEVEL) -> bool:
     """Whether some count between `low_hits` and `high_hits` is what `parts` may well have given.
 
@@ -81,14 +101,16 @@ def plausible(low_hits: float, high_hits: float, parts: Iterable[Trials], level:
     parts = [part for part in parts if part.number > 0]
     sure = sum(part.number for part in parts if part.probability >= 1)
     open_parts = [part for part in parts if 0 < part.probability < 1]
-    trials = round(sum(part.number for part in open_parts))
+    spread = spread_of(open_parts)
+    number = sum(part.number for part in open_parts)
+    trials = round(number / spread)
     # Half a packet of slack, because interpolated numbers are not whole.
-    low, high = math.ceil(low_hits - sure - 0.5), math.floor(high_hits - sure + 0.5)
+    low, high = math.ceil((low_hits - sure) / spread - 0.5), math.floor((high_hits - sure) / spread + 0.5)
     if high < 0 or low > trials:
         return False
     if trials == 0:
         return True
-    probability = min(1.0, expected_hits(open_parts) / trials)
+    probability = min(1.0, expected_hits(open_parts) / spread / trials)
     tail = (1 - level) / 2
     return (
         at_most(min(high, trials), trials, probability) >= tail and at_least(max(low, 0), trials, probability) >= tail

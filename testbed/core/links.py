@@ -5,6 +5,7 @@ Not here: how a kernel is told (network/), when a link changes (faults.py).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -60,15 +61,29 @@ class Link:
         """
         if not self.duplicate and not self.corrupt:
             return self.loss
-        one = (1 - self.loss) * (1 - self.duplicate) + self.loss * self.duplicate  # so many are sent on
-        two = self.duplicate * (1 - self.loss)
-        second = self.loss + (1 - self.loss) * self.corrupt
+        loss, copy_loss = self._losses()
+        one = (1 - loss) * (1 - self.duplicate) + loss * self.duplicate  # so many are sent on
+        two = self.duplicate * (1 - loss)
+        second = copy_loss + (1 - copy_loss) * self.corrupt
         return 1 - one - two + one * self.corrupt + two * self.corrupt * second
 
     @property
     def drops_per_packet(self) -> float:
         """How many packets the link drops, on average, for each that is sent into it."""
-        return self.loss * (1 - self.duplicate) + self.duplicate * (1 - self.loss) * self.loss
+        loss, copy_loss = self._losses()
+        return loss * (1 - self.duplicate) + self.duplicate * (1 - loss) * copy_loss
+
+    def _losses(self) -> tuple[float, float]:
+        """The probability that a packet is lost, and that the copy of one that was not is lost.
+
+        The copy takes the chain of a bursty link one step on as well: from the good state, so that it is lost only
+        where a burst begins, and bursts begin the more often between two packets.
+        """
+        if self.burst is None or not self.loss:
+            return self.loss, self.loss
+        enter, leave = gilbert(self.loss, self.burst)
+        odds = enter / leave * (1 + self.duplicate * (1 - enter - leave))
+        return odds / (1 + odds), enter
 
 
 def most_loss(burst: float) -> float:
@@ -82,6 +97,23 @@ def gilbert(loss: float, burst: float) -> tuple[float, float]:
     average: the probabilities, per packet, of entering the state in which all are lost, and of leaving it."""
     leave = 1 / burst
     return leave * loss / (1 - loss), leave
+
+
+QUEUE_PACKETS = 10_000  # 15 MB of full frames: bounded, and seldom the first to give in
+_FULL_PACKET_BYTES = 1500
+_PACKETS_PER_S = 200_000  # more than one Python sender gets out: what an unlimited link may have on its way
+
+
+def queue_packets(link: Link) -> int:
+    """How many packets a link holds before it drops: those that wait for its rate, and those on their way.
+
+    A delay line drops what exceeds its limit, so that unless the plan says otherwise it must hold what is on its way:
+    twice rate times delay.
+    """
+    if link.limit_packets is not None:
+        return link.limit_packets
+    packets_per_s = _PACKETS_PER_S if link.rate_bps is None else link.rate_bps / 8 / _FULL_PACKET_BYTES
+    return max(QUEUE_PACKETS, math.ceil(2 * packets_per_s * (link.delay_s + link.jitter_s)))
 
 
 ATTRIBUTES: tuple[str, ...] = tuple(Link.__dataclass_fields__)

@@ -17,7 +17,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, BinaryIO
 
 from testbed.core.links import LinkState
@@ -25,6 +25,7 @@ from testbed.errors import MachineError
 from testbed.network.kernel import Kernel
 from testbed.network.nft import remove, runs, show_tables, table_name
 from testbed.network.session import Session
+from testbed.network.userspace import steering
 
 Json = dict[str, Any]
 
@@ -41,6 +42,7 @@ class Agent:
             "attach": self._attach,
             "apply": self._apply,
             "counters": self._counters,
+            "load": self._load,
             "readback": self._readback,
             "close": self._close,
         }
@@ -83,10 +85,15 @@ class Agent:
         return {"name": interface.name, "ifindex": interface.index}
 
     def _apply(self, request: Json) -> Json:
-        return {"took_s": self._opened().apply(LinkState.from_json(request["state"]))}
+        done = self._opened().apply(LinkState.from_json(request["state"]))
+        return {"took_s": done.took_s, "wrong": done.wrong}
 
     def _counters(self, request: Json) -> Json:
         return {"pairs": [count.to_json() for count in self._opened().counters()]}
+
+    def _load(self, request: Json) -> Json:
+        load = self._opened().load()
+        return {"load": load and load.to_json()}
 
     def _readback(self, request: Json) -> Json:
         return {"state": self._opened().readback().to_json()}
@@ -122,7 +129,7 @@ def main() -> int:
             if arguments.list:
                 print(*runs(kernel.nft(show_tables())), sep="\n")
             elif arguments.remove:
-                kernel.nft([command for run in arguments.remove for command in remove(table_name(run))])
+                _remove(kernel, [table_name(run) for run in arguments.remove])
             else:
                 # Ctrl-C reaches everything in the terminal; the supervisor decides what it means, and ends our input.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -132,6 +139,14 @@ def main() -> int:
         print(exc, exc.remedy or "", sep="\n", file=sys.stderr)
         return exc.exit_code
     return 0
+
+
+def _remove(kernel: Kernel, tables: Iterable[str]) -> None:
+    """What `--list` shows comes last, so that a removal that was cut short is seen, and done again."""
+    tables = list(tables)
+    with suppress(MachineError):  # a kernel without nftables in the ip family has no such table
+        kernel.nft([command for table in tables for command in steering.remove(table)])
+    kernel.nft([command for table in tables for command in remove(table)])
 
 
 @contextmanager

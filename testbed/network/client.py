@@ -18,6 +18,8 @@ from testbed.core.links import LinkState
 from testbed.errors import BringUpError, MachineError, NetworkError, TestbedError
 from testbed.network.backend import Backend, Capabilities
 from testbed.network.count import PairCount
+from testbed.network.readback import Applied
+from testbed.network.userspace.load import Load
 
 
 class Lines(Protocol):
@@ -52,8 +54,8 @@ class AgentClient:
     def open(self, run: str, *, backend: str, addresses: Sequence[str], state: LinkState) -> Backend:
         """`run` names the nftables table, `addresses` are the nodes' on the data network, in order.
 
-        Returns the back end that `backend` (auto, netem or nft) came to. In force at once for cuts and, in the nft
-        back end, losses; the rest with `attach`.
+        Returns the back end that `backend` (auto, netem, nft or userspace) came to. In force at once for cuts and, in
+        the nft back end, losses; the rest with `attach`.
         """
         answer = self._ask("open", run=run, backend=backend, addresses=list(addresses), state=state.to_json())
         chosen: Backend = answer["backend"]
@@ -66,15 +68,21 @@ class AgentClient:
         """
         return str(self._ask("attach", node=node, interface=interface)["name"])
 
-    def apply(self, state: LinkState) -> float:
-        """Make `state` the network's; the seconds it took in the agent."""
+    def apply(self, state: LinkState) -> Applied:
+        """Make `state` the network's; how long it took in the agent, and what the kernel does not hold as meant."""
         self._set_up = True
-        return float(self._ask("apply", state=state.to_json())["took_s"])
+        answer = self._ask("apply", state=state.to_json())
+        return Applied(float(answer["took_s"]), tuple(answer["wrong"]))
 
     def counters(self) -> list[PairCount]:
         """Of every ordered pair, since `open`."""
         self._set_up = True
         return [PairCount.from_json(row) for row in self._ask("counters")["pairs"]]
+
+    def load(self) -> Load | None:
+        """What the process that holds packets back had to do since `open`; None where the back end has none."""
+        load = self._ask("load")["load"]
+        return load and Load.from_json(load)
 
     def readback(self) -> LinkState:
         """What the kernel holds; readback.differences compares it with what was meant."""

@@ -34,24 +34,46 @@ def htb_options(*, direct_packets: int) -> bytes:
     )
 
 
-def class_options(rate_bps: float | None) -> bytes:
-    """A class that sends `rate_bps`, and never borrows from another."""
-    bytes_per_s = round((UNLIMITED_BPS if rate_bps is None else rate_bps) / 8)
-    burst_bytes = max(2 * MAX_FRAME_BYTES, BURST_S * bytes_per_s)
-    burst_ticks = round(burst_bytes / bytes_per_s * 1e9 / _TICK_NS)
-    speed = _SPEED.pack(0, _ETHERNET, 0, 0, 0, min(bytes_per_s, 2**32 - 1))
-    # The quantum shares what is left over between siblings that borrow. Ours do not; named, it spares a kernel warning.
-    parameters = speed + speed + _CREDIT.pack(burst_ticks, burst_ticks, MAX_FRAME_BYTES, 0, 0)
-    wide = b""
-    if bytes_per_s >= 2**32:
-        wide = attribute(_RATE64, _INT64.pack(bytes_per_s)) + attribute(_CEIL64, _INT64.pack(bytes_per_s))
+def class_options(rate_bps: float | None, *, assured_bps: float | None = None) -> bytes:
+    """A class that sends `rate_bps` at most. Where its parent has less than its children would take, `assured_bps` is
+    what this one always gets; the rest it borrows. (None: it never borrows.)"""
+    ceiling, ceiling_ticks = _speed(rate_bps)
+    speed, ticks = (ceiling, ceiling_ticks) if assured_bps is None else _speed(assured_bps)
+    # The quantum shares what is left over between siblings that borrow: in frames, by turns.
+    credit = _CREDIT.pack(ticks, ceiling_ticks, MAX_FRAME_BYTES, 0, 0)
+    parameters = _field(speed) + _field(ceiling) + credit
+    wide = b"".join(
+        attribute(kind, _INT64.pack(bytes_per_s))
+        for kind, bytes_per_s in ((_RATE64, speed), (_CEIL64, ceiling))
+        if bytes_per_s >= 2**32
+    )
     return attribute(_PARAMETERS, parameters) + wide
 
 
-def class_rate_bps(options: bytes) -> float | None:
-    """The rate of a class with these `options`; the inverse of `class_options`."""
+def class_rates_bps(options: bytes) -> tuple[float | None, float | None]:
+    """Of a class with these `options`: what it may send at most, and what it is assured of. The inverse of
+    `class_options`, but that the two are equal where it never borrows."""
     held = attributes(options)
-    bytes_per_s = _INT64.unpack(held[_RATE64])[0] if _RATE64 in held else _SPEED.unpack_from(held[_PARAMETERS])[5]
+    speed, ceiling = (_SPEED.unpack_from(held[_PARAMETERS], place * _SPEED.size)[5] for place in (0, 1))
+    if _RATE64 in held:
+        speed = _INT64.unpack(held[_RATE64])[0]
+    if _CEIL64 in held:
+        ceiling = _INT64.unpack(held[_CEIL64])[0]
+    return _rate_bps(ceiling), _rate_bps(speed)
+
+
+def _speed(rate_bps: float | None) -> tuple[int, int]:
+    """Bytes per second, and the credit that may be saved up, as ticks of sending."""
+    bytes_per_s = round((UNLIMITED_BPS if rate_bps is None else rate_bps) / 8)
+    burst_bytes = max(2 * MAX_FRAME_BYTES, BURST_S * bytes_per_s)
+    return bytes_per_s, round(burst_bytes / bytes_per_s * 1e9 / _TICK_NS)
+
+
+def _field(bytes_per_s: int) -> bytes:
+    return _SPEED.pack(0, _ETHERNET, 0, 0, 0, min(bytes_per_s, 2**32 - 1))
+
+
+def _rate_bps(bytes_per_s: int) -> float | None:
     return None if bytes_per_s == round(UNLIMITED_BPS / 8) else float(bytes_per_s * 8)
 
 

@@ -3,34 +3,33 @@
 Pure: says which requests turn what is there into what should be there; kernel.py makes them. On the receiver's side,
 because on the sender's own interface TCP's 64 KB super-packets are lost whole, or not at all.
 
-    root 7e57:            HTB; what belongs to no class passes at once
-      class 7e57:<s+1>    the rate of the pair (s, receiver), steered to by source address
-        <s+1>:            netem (loss, delay, jitter), or a plain queue in the nft back end
+    root 7e57:             HTB; what belongs to no class passes at once
+      class 7e57:fff       the receiver's downlink, which its senders share
+        class 7e57:<s+1>   the rate of the pair (s, receiver), steered to by source address
+          <s+1>:           netem (all but the rate), or a plain queue in the other back ends
 
-The root stands there from the first moment, and a class, once made, is changed but never taken away: to put a root on a
-running interface, or to delete a class with packets in it, would lose packets that nobody asked to lose.
+Root and downlink stand there from the first moment, and a class, once made, is changed but never taken away or moved:
+to put a root on a running interface, or to delete a class with packets in it, would lose packets that nobody asked to
+lose.
 """
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from testbed.core.links import Link
+from testbed.core.links import QUEUE_PACKETS, Link, LinkState, queue_packets
 from testbed.network.backend import Backend
 from testbed.network.htb import class_options, htb_options, source_selector
 from testbed.network.netem import netem_options
 
 ROOT = 0x7E57_0000  # "test", as far as hexadecimal digits go: by this handle we know what is ours
+DOWNLINK = ROOT | 0xFFF  # a class
 AT_ROOT = 0xFFFF_FFFF  # TC_H_ROOT: the parent of a device's first qdisc
-QUEUE_PACKETS = 10_000  # 15 MB of full frames: bounded, and seldom the first to give in
 MAX_NODES = 0xFFE  # u32 numbers a table's filters with twelve bits
 
-_FULL_PACKET_BYTES = 1500
-_PACKETS_PER_S = 200_000  # more than one Python sender gets out: what an unlimited link may have on its way
 _HASH_TABLE = 0x8000_0000  # u32's first table
 _FILTER_INFO = 1 << 16 | 0x0008  # priority 1, protocol IPv4 in network byte order (0x0800)
 
@@ -47,6 +46,22 @@ class Request:
     info: int = 0  # a filter's priority and protocol
 
 
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What the class of one sender does."""
+
+    link: Link
+    assured_bps: float | None = None  # its part of the downlink; None: there is none to share
+
+
+@dataclass(frozen=True)
+class Shape:
+    """All that traffic control does for one receiver. A sender that is not in `lanes` has no class."""
+
+    downlink_bps: float | None = None
+    lanes: Mapping[int, Lane] = field(default_factory=dict)
+
+
 def class_id(sender: int) -> int:
     return ROOT | sender + 1
 
@@ -55,48 +70,71 @@ def leaf_handle(sender: int) -> int:
     return sender + 1 << 16
 
 
-def root() -> Request:
-    return Request("qdisc", "htb", AT_ROOT, ROOT, htb_options(direct_packets=QUEUE_PACKETS))
+def foundation() -> tuple[Request, ...]:
+    """What comes first on a veth: the root, and a downlink without a limit."""
+    root = Request("qdisc", "htb", AT_ROOT, ROOT, htb_options(direct_packets=QUEUE_PACKETS))
+    return root, _downlink(None)
 
 
 def share(backend: Backend, link: Link) -> Link:
-    """The part of `link` that traffic control does; in the nft back end loss is nftables' part."""
-    return link if backend == "netem" else Link(rate_bps=link.rate_bps)
+    """The part of `link` that traffic control does."""
+    return link if backend == "netem" else Link(rate_bps=link.rate_bps, limit_packets=link.limit_packets)
+
+
+def wanted(backend: Backend, state: LinkState, receiver: int) -> Shape:
+    """What should stand on the veth of `receiver`. Clean links are in it too: whether they need a class depends on
+    whether they have one."""
+    downlink_bps = state.downlinks.get(receiver)
+    lanes = {}
+    for sender in range(state.size):
+        if sender != receiver:
+            link = share(backend, state.links[sender, receiver])
+            lanes[sender] = Lane(link, _assured_bps(link, downlink_bps, senders=state.size - 1))
+    return Shape(downlink_bps, lanes)
 
 
 def changes(
-    backend: Backend, held: Mapping[int, Link], wanted: Mapping[int, Link], addresses: Sequence[str]
-) -> dict[int, tuple[Request, ...]]:
-    """What to ask for, by sender. `held`: the senders that have a class, and what it does now."""
-    requests = {}
-    for sender, link in wanted.items():
-        link = share(backend, link)
-        if (sender in held and held[sender] == link) or (sender not in held and link.is_clean):
+    backend: Backend, held: Shape | None, wanted: Shape, addresses: Sequence[str]
+) -> tuple[list[Request], Shape]:
+    """What to ask for, in order, and what stands there then. Where it is not known what is `held` (None), everything is
+    asked for."""
+    requests: list[Request] = []
+    lanes = {} if held is None else dict(held.lanes)
+    if held is None or held.downlink_bps != wanted.downlink_bps:
+        requests.append(_downlink(wanted.downlink_bps))
+    for sender, lane in wanted.lanes.items():
+        if held is not None and held.lanes.get(sender, Lane(Link())) == lane:
             continue
-        requests[sender] = _class(backend, sender, link)
-        if sender not in held:  # last, so that nothing is steered into a class that is not there yet
-            requests[sender] += (_filter(sender, addresses[sender]),)
-    return requests
+        requests += _class(backend, sender, lane)
+        if sender not in lanes:  # last, so that nothing is steered into a class that is not there yet
+            requests.append(_filter(sender, addresses[sender]))
+        lanes[sender] = lane
+    return requests, Shape(wanted.downlink_bps, lanes)
 
 
-def queue_packets(link: Link) -> int:
-    """How many packets a link holds before it drops.
+def _assured_bps(link: Link, downlink_bps: float | None, *, senders: int) -> float | None:
+    """Of a downlink each sender is sure of an equal part, of which it takes what its link can carry."""
+    if downlink_bps is None:
+        return None
+    part_bps = downlink_bps / senders
+    return part_bps if link.rate_bps is None else min(link.rate_bps, part_bps)
 
-    A delay line drops what exceeds its limit, so that it must hold what is on its way: twice rate times delay.
-    """
-    packets_per_s = _PACKETS_PER_S if link.rate_bps is None else link.rate_bps / 8 / _FULL_PACKET_BYTES
-    return max(QUEUE_PACKETS, math.ceil(2 * packets_per_s * (link.delay_s + link.jitter_s)))
+
+def _downlink(rate_bps: float | None) -> Request:
+    return Request("class", "htb", ROOT, DOWNLINK, class_options(rate_bps))
 
 
-def _class(backend: Backend, sender: int, link: Link) -> tuple[Request, ...]:
-    limit = queue_packets(link)
+def _class(backend: Backend, sender: int, lane: Lane) -> tuple[Request, ...]:
+    limit = queue_packets(lane.link)
     if backend == "netem":
-        leaf = Request(
-            "qdisc", "netem", class_id(sender), leaf_handle(sender), netem_options(link, limit_packets=limit)
-        )
+        kind, leaf_options = "netem", netem_options(lane.link, limit_packets=limit)
     else:
-        leaf = Request("qdisc", "pfifo", class_id(sender), leaf_handle(sender), struct.pack("=I", limit))
-    return Request("class", "htb", ROOT, class_id(sender), class_options(link.rate_bps)), leaf
+        kind, leaf_options = "pfifo", struct.pack("=I", limit)
+    options = class_options(lane.link.rate_bps, assured_bps=lane.assured_bps)
+    return (
+        Request("class", "htb", DOWNLINK, class_id(sender), options),
+        Request("qdisc", kind, class_id(sender), leaf_handle(sender), leaf_options),
+    )
 
 
 def _filter(sender: int, address: str) -> Request:

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -106,13 +106,54 @@ class World:
 
     def send(self, pair: Pair, packets: int, *, payload: bytes = b"") -> int:
         """`packets` numbered datagrams, read as they come in; how many came by the time the last was sent."""
+        return len(self.delivered(pair, packets, payload=payload))
+
+    def delivered(self, pair: Pair, packets: int, *, payload: bytes = b"") -> list[int]:
+        """As `send`; the numbers of those that came, in their order."""
         sender, receiver = pair
-        received = 0
+        came: list[bytes] = []
         for number in range(packets):
             self.sockets[sender].sendto(struct.pack("=I", number) + payload, (self.addresses[receiver], PORT))
             if number % 32 == 31:  # before any buffer is full
-                received += len(self.arrived(receiver))
-        return received + len(self.arrived(receiver))
+                came += self.arrived(receiver)
+        return [struct.unpack_from("=I", data)[0] for data in (*came, *self.arrived(receiver))]
+
+    @contextmanager
+    def stream(self, pair: Pair) -> Iterator[tuple[socket.socket, socket.socket]]:
+        """A TCP connection: the sender's end and the receiver's."""
+        sender, receiver = pair
+        at = (self.addresses[receiver], PORT)
+
+        def connected() -> socket.socket:
+            return socket.create_connection(at, PATIENCE_S)
+
+        with ExitStack() as stack:
+            door = _in_namespace(self.namespace(receiver), lambda: socket.create_server(at))
+            stack.callback(door.close)
+            door.settimeout(PATIENCE_S)
+            outer = _in_namespace(self.namespace(sender), connected)
+            stack.callback(outer.close)
+            inner, _ = door.accept()
+            stack.callback(inner.close)
+            inner.settimeout(PATIENCE_S)
+            yield outer, inner
+
+    def transfer(self, pair: Pair, size_bytes: int) -> int:
+        """So many bytes over TCP; how many came."""
+        with self.stream(pair) as (outer, inner):
+            thread = threading.Thread(target=_send_all, args=(outer, size_bytes))
+            thread.start()
+            came = 0
+            while data := inner.recv(1 << 20):
+                came += len(data)
+            thread.join()
+        return came
+
+    def turn_offloads_off(self, node: int) -> None:
+        """As the supervisor does it in every container, unless a plan says otherwise."""
+        source = (REPOSITORY / "testbed" / "network" / "offloads.py").read_text()
+        argv = ["ip", "netns", "exec", self.namespace(node), sys.executable, "-", "eth1", "off"]
+        subprocess.run(argv, input=source, text=True, check=True, capture_output=True)
 
     def arrived(self, node: int) -> list[bytes]:
         """All that waits in the node's buffer now."""
@@ -125,26 +166,42 @@ class World:
 
     def arrival_times_s(self, node: int, packets: int) -> list[float]:
         """When the kernel took in each of the next `packets` datagrams, in order; they must come."""
-        return [time_s for _, time_s in self._arrivals(node, packets)]
+        return [time_s for _, time_s in self.arrivals(node, packets)]
 
-    def latencies_s(self, pair: Pair, packets: int) -> list[float]:
-        """From before the call that sent it to the kernel's taking it in, for each of `packets` datagrams in a row."""
+    def latencies_s(self, pair: Pair, packets: int, *, per_s: float | None = None) -> list[float]:
+        """From before the call that sent it to the kernel's taking it in, for each of `packets` datagrams in a row,
+        at an even pace or as fast as they go."""
         sender, receiver = pair
         sent_s = []
+        begin_s = time.time()
         for number in range(packets):
+            while per_s is not None and time.time() < begin_s + number / per_s:
+                pass
             sent_s.append(time.time())
             self.sockets[sender].sendto(struct.pack("=I", number), (self.addresses[receiver], PORT))
-        return [arrived_s - sent_s[number] for number, arrived_s in self._arrivals(receiver, packets)]
+        arrivals = self.arrivals(receiver, packets)
+        return [arrived_s - sent_s[struct.unpack_from("=I", data)[0]] for data, arrived_s in arrivals]
 
-    def _arrivals(self, node: int, packets: int) -> list[tuple[int, float]]:
-        """Number and time of each of the next `packets` datagrams."""
+    def arrivals(self, node: int, packets: int) -> list[tuple[bytes, float]]:
+        """Each of the next `packets` datagrams, and when the kernel took it in; they must come."""
         arrivals = []
         self.sockets[node].settimeout(PATIENCE_S)
         for _ in range(packets):
             data, ancillary, _, _ = self.sockets[node].recvmsg(2048, 64)
             seconds, nanoseconds = struct.unpack("=qq", ancillary[0][2])
-            arrivals.append((struct.unpack_from("=I", data)[0], seconds + nanoseconds / 1e9))
+            arrivals.append((data, seconds + nanoseconds / 1e9))
+        self.sockets[node].settimeout(None)
         return arrivals
+
+    def received_packets(self, node: int) -> int:
+        """IPv4 packets that the node's own kernel has taken in."""
+        argv = ["ip", "netns", "exec", self.namespace(node), "cat", "/proc/net/snmp"]
+        names, values = (
+            line.split()
+            for line in subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+            if line.startswith("Ip:")
+        )
+        return int(values[names.index("InReceives")])
 
     def close(self) -> None:
         with ExitStack() as stack:
@@ -158,6 +215,13 @@ class World:
                 stack.callback(each.close)
 
 
+def _send_all(connection: socket.socket, size_bytes: int) -> None:
+    block = bytes(1 << 20)
+    for _ in range(size_bytes // len(block)):
+        connection.sendall(block)
+    connection.shutdown(socket.SHUT_WR)
+
+
 def frame_rate_bps(times_s: list[float], frame_bytes: int) -> float:
     """At which frames came in; the median over windows of 20, because a busy machine stops now and then."""
     window = 20
@@ -167,6 +231,17 @@ def frame_rate_bps(times_s: list[float], frame_bytes: int) -> float:
 
 def make(size: int, stack: ExitStack) -> World:
     """A world that goes away with `stack`, its nodes' addresses resolved before anything is counted."""
+    world = bare(size, stack)
+    for pair in all_pairs(size):
+        world.send(pair, 1)
+    until(lambda: _neighbours_known(world), "all nodes to know each other's hardware addresses")
+    for node in range(size):
+        world.arrived(node)
+    return world
+
+
+def bare(size: int, stack: ExitStack) -> World:
+    """A world that goes away with `stack`, in which no packet has been sent yet."""
     world = World(size, f"tb{os.getpid()}-{next(_worlds)}")
     stack.callback(world.close)
     _run("ip", "netns", "add", world.host)
@@ -175,11 +250,6 @@ def make(size: int, stack: ExitStack) -> World:
     world.command("ip", "link", "set", "lo", "up")
     for node in range(size):
         world.add_node(node)
-    for pair in all_pairs(size):
-        world.send(pair, 1)
-    _until(lambda: _neighbours_known(world), "all nodes to know each other's hardware addresses")
-    for node in range(size):
-        world.arrived(node)
     return world
 
 
@@ -191,7 +261,7 @@ def _neighbours_known(world: World) -> bool:
     return all(listing.count("lladdr") == world.size - 1 for listing in listings)
 
 
-def _until(condition: Callable[[], bool], what: str) -> None:
+def until(condition: Callable[[], bool], what: str) -> None:
     end_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end_s, f"waited {PATIENCE_S:g} s for {what}"
