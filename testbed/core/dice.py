@@ -10,6 +10,7 @@ import numpy as np
 # Streams are told apart by their second number (data and objectives use small ones); what follows is the caller's key.
 _SHARED = 101
 _OWN = 102
+_GRAPH = 103
 
 # A step's second gradient must not see the minibatch of any step's first one: its draws begin beyond every step.
 _CALLS_APART = 1 << 32
@@ -23,6 +24,11 @@ def shared_rng(seed: int, *key: int) -> np.random.Generator:
 def own_rng(seed: int, rank: int, *key: int) -> np.random.Generator:
     """Dice of one rank alone."""
     return np.random.default_rng((seed, _OWN, rank, *key))
+
+
+def graph_rng(seed: int) -> np.random.Generator:
+    """Dice for the edges of a random graph."""
+    return np.random.default_rng((seed, _GRAPH))
 
 
 def draw_of(step: int, call: int = 0) -> int:

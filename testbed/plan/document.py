@@ -80,6 +80,24 @@ def read_document(text: str, *, file: str, complaints: Complaints) -> Item | Non
     return _Reading(file, complaints).item(node, "", ())
 
 
+def item_of(value: Any, path: str = "", place: Place = Place("", None)) -> Item:
+    """Plain data as if they had been written somewhere: the opposite of `Item.plain`."""
+    if isinstance(value, Mapping):
+        inside: Any = {str(key): item_of(inner, _path(path, str(key)), place) for key, inner in value.items()}
+    elif isinstance(value, (list, tuple)):
+        inside = [item_of(inner, _path(path, number), place) for number, inner in enumerate(value)]
+    else:
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        return Item(value, path, place, text, place)
+    return Item(inside, path, place, key_place=place)
+
+
+def plain_value(text: str) -> Any:
+    """What `text` means as a value in YAML; the text itself where it is none."""
+    item = read_document(text, file="", complaints=Complaints())
+    return text if item is None else item.plain
+
+
 def set_value(root: Item, assignment: str, complaints: Complaints) -> None:
     """Apply `network.default.loss=5%` to the document. The value is YAML; an empty one or `null` takes the key out."""
     place = Place(f"--set {assignment}", None)

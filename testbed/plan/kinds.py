@@ -17,6 +17,7 @@ from testbed.plan.document import Item
 from testbed.plan.quantities import NODES_PATTERN, Measure, QuantityError, parse_nodes
 
 Schema = dict[str, Any]
+NAME = r"[A-Za-z](?:[A-Za-z0-9-]{0,38}[A-Za-z0-9])?"
 
 
 class Kind(Protocol):
@@ -73,22 +74,28 @@ class Integer:
     minimum: int
     maximum: int
     why: str | None = None  # the limits are what they are
+    words: Mapping[str, Any] = field(default_factory=dict)  # that may stand in its place
 
-    def read(self, item: Item, complaints: Complaints) -> int:
+    def read(self, item: Item, complaints: Complaints) -> Any:
         value = item.value
+        if isinstance(value, str) and value in self.words:
+            return self.words[value]
         if isinstance(value, float) and value.is_integer():  # to JSON, 4.0 is an integer
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise Wrong(item, f"{item.shown} is not a whole number", f"from {self.minimum} to {self.maximum}")
+            words = "".join(f", or `{word}`" for word in self.words)
+            raise Wrong(item, f"{item.shown} is not a whole number", f"from {self.minimum} to {self.maximum}{words}")
         if not self.minimum <= value <= self.maximum:
             raise Wrong(item, f"{item.shown} is not between {self.minimum} and {self.maximum}", self.why)
         return value
 
     def schema(self) -> Schema:
-        return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
+        number: Schema = {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
+        return {"anyOf": [number, {"enum": list(self.words)}]} if self.words else number
 
     def show(self, value: Any) -> Any:
-        return value
+        words = [word for word, meaning in self.words.items() if meaning == value]
+        return words[0] if words else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,12 +237,15 @@ class Many:
     kind: Kind
     of: str  # "links"
     least: int = 0
+    most: int | None = None
 
     def read(self, item: Item, complaints: Complaints) -> list[Any]:
         if not isinstance(item.value, list):
             raise Wrong(item, f"{item.shown} is not a list", f"a list of {self.of}, each behind a `-` or within [ ]")
         if len(item.value) < self.least:
             raise Wrong(item, f"{item.shown} needs at least {self.least} {self.of}")
+        if self.most is not None and len(item.value) > self.most:
+            raise Wrong(item, f"{item.shown} takes at most {self.most} {self.of}")
         values = []
         for entry in item.value:
             try:
@@ -245,8 +255,43 @@ class Many:
         return values
 
     def schema(self) -> Schema:
-        least = {"minItems": self.least} if self.least else {}
-        return {"type": "array", **least, "items": self.kind.schema()}
+        limits = {"minItems": self.least} if self.least else {}
+        limits |= {} if self.most is None else {"maxItems": self.most}
+        return {"type": "array", **limits, "items": self.kind.schema()}
+
+    def show(self, value: Any) -> Any:
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A mapping whose keys are names of the plan's own. Entries that are wrong are complained about and left out."""
+
+    kind: Kind
+    of: str  # "regions"
+    names: str = NAME  # regular expression
+    least: int = 0
+
+    def read(self, item: Item, complaints: Complaints) -> dict[str, Any]:
+        if not isinstance(item.value, dict):
+            raise Wrong(item, f"{item.shown} is not a mapping", f"a mapping of {self.of}: `{{name: ...}}`")
+        if len(item.value) < self.least:
+            raise Wrong(item, f"{item.shown} needs at least {self.least} {self.of}")
+        values = {}
+        for name, entry in item.value.items():
+            if re.fullmatch(self.names, name) is None:
+                complaints.add(_key(entry), f"`{name}` is no name", "write letters, digits and inner hyphens")
+                continue
+            try:
+                values[name] = self.kind.read(entry, complaints)
+            except Wrong as wrong:
+                complaints.add_wrong(wrong)
+        return values
+
+    def schema(self) -> Schema:
+        least = {"minProperties": self.least} if self.least else {}
+        names = {"pattern": f"^(?:{self.names})$"}
+        return {"type": "object", **least, "propertyNames": names, "additionalProperties": self.kind.schema()}
 
     def show(self, value: Any) -> Any:
         return value
@@ -260,11 +305,21 @@ class Field:
     kind: Kind
     description: str
     required: bool = False
-    to: str = ""  # the field of the model that it fills, where that has another name
+    # the field of the model that it fills, where that has another name; of a kind whose value has several parts, theirs
+    to: str | tuple[str, ...] = ""
 
     @property
-    def target(self) -> str:
-        return self.to or self.key
+    def targets(self) -> tuple[str, ...]:
+        return self.to if isinstance(self.to, tuple) else (self.to or self.key,)
+
+    def parts(self, value: Any) -> dict[str, Any]:
+        """What `value` puts into each field of the model."""
+        return dict(zip(self.targets, value if isinstance(self.to, tuple) else (value,), strict=True))
+
+    def shown(self, model: Mapping[str, Any]) -> Any:
+        """As a plan would write what the fields of the model hold: the opposite of `parts`."""
+        values = tuple(model[target] for target in self.targets)
+        return self.kind.show(values if isinstance(self.to, tuple) else values[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +328,7 @@ class Values:
 
     item: Item
     data: Mapping[str, Any]  # by key of the plan
-    targets: Mapping[str, str]  # key -> field of the model
+    fields: Mapping[str, Field]  # by key of the plan
 
     def __contains__(self, key: str) -> bool:
         return key in self.data
@@ -286,12 +341,18 @@ class Values:
         inside = self.item.value
         return inside[key] if isinstance(inside, dict) and key in inside else self.item
 
+    @property
+    def key(self) -> Item:
+        """Where the section's own key stands: what is missing from it is missing there."""
+        return _key(self.item)
+
     def was_written(self, key: str) -> bool:
         return isinstance(self.item.value, dict) and key in self.item.value
 
     def arguments(self, *keys: str) -> dict[str, Any]:
         """For the model's constructor: what was written of `keys`, or of all keys."""
-        return {self.targets[key]: value for key, value in self.data.items() if not keys or key in keys}
+        chosen = {key: value for key, value in self.data.items() if not keys or key in keys}
+        return {name: part for key, value in chosen.items() for name, part in self.fields[key].parts(value).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +364,7 @@ class Section:
     model: type | None = None
     one_of: tuple[str, ...] = ()  # keys of which there must be at least one
     rules: Schema = field(default_factory=dict)  # what the schema says besides
+    refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # key -> why it is none, and what to write
 
     def read(self, item: Item, complaints: Complaints) -> Values:
         if not isinstance(item.value, dict):
@@ -312,6 +374,9 @@ class Section:
         known = {each.key: each for each in self.fields}
         data = {}
         for key, inner in item.value.items():
+            if key in self.refused:
+                complaints.add(_key(inner), *self.refused[key])
+                continue
             if key not in known:
                 complaints.add(_key(inner), f"`{key}` is not a key of {self.noun}", nearest(key, known))
                 continue
@@ -327,7 +392,7 @@ class Section:
                 complaints.add(_key(item), f"{self.noun} needs `{each.key}`", each.description)
         if self.one_of and not any(key in item.value for key in self.one_of):
             complaints.add(_key(item), f"{self.noun} says nothing", f"add one of {', '.join(self.one_of)}")
-        return Values(item, data, {each.key: each.target for each in self.fields})
+        return Values(item, data, known)
 
     def schema(self) -> Schema:
         schema: Schema = {
@@ -347,8 +412,8 @@ class Section:
 
     def _property(self, each: Field) -> Schema:
         schema = {"description": each.description, **each.kind.schema()}
-        default = self._default(each.target)
-        return schema if default is None else {**schema, "default": each.kind.show(default)}
+        defaults = {target: self._default(target) for target in each.targets}
+        return schema if set(defaults.values()) == {None} else {**schema, "default": each.shown(defaults)}
 
     def _default(self, target: str) -> Any:
         if self.model is None:

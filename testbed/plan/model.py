@@ -23,6 +23,7 @@ from testbed.core.faults import (
     Slow,
 )
 from testbed.core.links import LinkState
+from testbed.core.topologies import Topology
 
 Backend = Literal["auto", "netem", "nft", "userspace"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -37,6 +38,7 @@ class NodeSpec:
     memory_bytes: int | None = None
     shared_memory_bytes: int | None = None  # /dev/shm
     gpus: int | Literal["all"] | tuple[str, ...] | None = None  # a count, all, or device ids
+    downlink_bps: float | None = None  # bits per second that it takes in from all its senders together; None: no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Network:
     mtu: int | None = None  # bytes; None: what the container network has
     offloads: bool = False  # of the sender: with them on, TCP's 64 KB super-packets are lost whole
     congestion_control: str | None = None  # of TCP; None: what the machine has
+    topology: Topology = field(default_factory=Topology)  # that the links come from
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         data = asdict(_without_links_and_faults(self))
         data["network"]["links"] = self.network.links.to_json()
+        data["network"]["topology"] = self.network.topology.to_json()
         data["faults"] = [_fault_to_json(fault) for fault in self.faults]
         return data
 
@@ -139,6 +143,7 @@ class Plan:
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
         network = dict(data["network"])
         network["links"] = LinkState.from_json(network["links"])
+        network["topology"] = Topology.from_json(network["topology"])
         nodes = [dict(node) for node in data["nodes"]]
         for node in nodes:
             if isinstance(node["gpus"], list):
@@ -160,7 +165,7 @@ class Plan:
 def _without_links_and_faults(plan: Plan) -> Plan:
     """`asdict` copies deeply, and a LinkState's read-only mapping cannot be copied; their JSON is put in afterwards."""
     empty: Any = None
-    return replace(plan, network=replace(plan.network, links=empty), faults=())
+    return replace(plan, network=replace(plan.network, links=empty, topology=empty), faults=())
 
 
 _EFFECTS: Mapping[str, type[Effect]] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from testbed.errors import Complaint, PlanError
 from testbed.plan.complaints import Complaints, Wrong
 from testbed.plan.document import Item, read_document, set_value
-from testbed.plan.faults import build_faults
+from testbed.plan.faults import Stage, build_faults
 from testbed.plan.kinds import Values
 from testbed.plan.model import NodeSpec, Plan
 from testbed.plan.network import build_network
@@ -74,12 +74,14 @@ def _build(root: Item, folder: Path, complaints: Complaints) -> Plan | None:
     nodes = _nodes(values, complaints)
     if nodes is None:
         return None
-    network = build_network(values.get("network"), size=len(nodes), complaints=complaints)
+    network = build_network(values.get("network"), nodes=nodes, seed=values.get("seed", 0), complaints=complaints)
     # A step count or time that is itself wrong is complained about already: no fault is measured against a default.
     steps_are_known = _is_whole(values, "run") and (run_values is None or _is_whole(run_values, "steps"))
     limits = run if steps_are_known else replace(run, steps=2**31)
     entries = [entry for entry in values.get("faults", ()) if entry is not None]
-    faults = build_faults(entries, base=network.links, run=limits, complaints=complaints)
+    node_of = tuple(number for number, node in enumerate(nodes) for _ in range(node.ranks))
+    stage = Stage(network.links, node_of, limits, values.get("seed", 0), algorithm)
+    faults = build_faults(entries, stage, complaints)
     if algorithm is None or task is None or "name" not in values:
         return None
     return Plan(values.get("name"), nodes, network, algorithm, task, run, faults, **values.arguments("seed"))

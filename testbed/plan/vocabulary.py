@@ -8,17 +8,15 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal, Union, get_args, get_origin
 
 from testbed.algorithms.catalog import ALGORITHMS, Algorithm
 from testbed.core import tasks
-from testbed.core.faults import Moment
-from testbed.core.links import Link
 from testbed.core.tasks import DATASETS, MODELS
 from testbed.plan import model
 from testbed.plan.complaints import Complaints, Wrong
 from testbed.plan.document import Item
+from testbed.plan.fault_keys import FAULTS, FaultKind
 from testbed.plan.kinds import (
     Anything,
     Choice,
@@ -27,7 +25,6 @@ from testbed.plan.kinds import (
     Integer,
     Kind,
     Many,
-    NodeGroup,
     Number,
     Quantity,
     Schema,
@@ -36,34 +33,14 @@ from testbed.plan.kinds import (
     Text,
     Variants,
 )
-from testbed.plan.quantities import FRACTION, RATE, SIZE, TIME, QuantityError
+from testbed.plan.link_keys import DEFAULT_LINK, PAIR_LINK
+from testbed.plan.quantities import RATE, SIZE, TIME
+from testbed.plan.topology_keys import TOPOLOGY
 
 MOST_NODES = 1000  # a link per ordered pair: a million of them
 LARGEST = 100_000_000  # of a model's whole numbers: 400 MB of float32
 WITHOUT_ACCURACY = tuple(name for name, spec in MODELS.items() if not spec.has_accuracy)
 OWN_ALGORITHM = r"[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*"
-
-# Attributes of a link -------------------------------------------------------------------------------------------------
-
-LINK = (
-    Field("loss", Quantity(FRACTION), "share of packets that get lost, each on its own: `10%`"),
-    Field("delay", Quantity(TIME), "one way: `20ms`", to="delay_s"),
-    Field("jitter", Quantity(TIME), "delay varies uniformly by as much up and down; at most the delay", to="jitter_s"),
-    Field(
-        "rate",
-        Quantity(RATE, positive=True, words={"unlimited": None}),
-        "bits per second: `100mbit`; `unlimited` is as fast as the machine",
-        to="rate_bps",
-    ),
-)
-LINK_KEYS = tuple(each.key for each in LINK)
-
-FROM = Field("from", NodeGroup(), "sending nodes: `all`, a number, or ranges like `0-3`", required=True)
-TO = Field("to", NodeGroup(), "receiving nodes: `all`, a number, or ranges like `0-3`", required=True)
-BOTH = Field("both", Switch(), "true: the opposite direction too")
-
-DEFAULT_LINK = Section("the default link", LINK, Link)
-PAIR_LINK = Section("a link", (FROM, TO, BOTH, *LINK), one_of=LINK_KEYS)
 
 # Nodes ----------------------------------------------------------------------------------------------------------------
 
@@ -76,6 +53,12 @@ NODE_GROUP = Section(
         Field("cpus", Number(above=0, maximum=1024), "CPU cores for each node, by quota: `0.5`; without it: no limit"),
         Field("memory", Quantity(SIZE, positive=True), "limit for each node: `1g`", to="memory_bytes"),
         Field("shared_memory", Quantity(SIZE, positive=True), "/dev/shm of each node", to="shared_memory_bytes"),
+        Field(
+            "downlink",
+            Quantity(RATE, positive=True),
+            "bits per second that each node takes in from all its senders together: `100mbit`",
+            to="downlink_bps",
+        ),
         Field(
             "gpus",
             Either((Integer(1, 64), Choice(("all",)), GPU_IDS), "write a count, `all`, or a list of device ids"),
@@ -90,7 +73,8 @@ NODE_GROUP = Section(
 NETWORK = Section(
     "`network`",
     (
-        Field("default", DEFAULT_LINK, "what every link does to packets"),
+        Field("default", DEFAULT_LINK, "what every link, or every edge of a topology, does to packets"),
+        Field("topology", TOPOLOGY, "how the nodes are joined: a word like `ring`, or a mapping with its `kind`"),
         Field("links", Many(PAIR_LINK, "links"), "exceptions, for ordered pairs of nodes; later ones override earlier"),
         Field(
             "backend", Choice(get_args(model.Backend)), "what loses the packets; auto: netem where the kernel has it"
@@ -265,95 +249,6 @@ RUN = Section(
     model.Run,
 )
 
-# Faults ---------------------------------------------------------------------------------------------------------------
-
-
-class MomentKind:
-    """`5s` after the start, or `step 200` of the fastest rank."""
-
-    STEP = r"step (0|[1-9][0-9]{0,8})"
-
-    def read(self, item: Item, complaints: Complaints) -> Moment:
-        text = item.value if isinstance(item.value, str) else ""
-        word, _, number = text.partition(" ")
-        if word == "step" and number.isascii() and number.isdigit() and (number == "0" or number[0] != "0"):
-            if len(number) < 10:
-                return Moment(step=int(number))
-        elif word in ("step", "steps"):
-            raise Wrong(item, f"{item.shown} is not a step", "write it like `step 200`")
-        try:
-            return Moment(at_s=TIME.parse(item.value))
-        except QuantityError as error:
-            if isinstance(item.value, int) and not isinstance(item.value, bool):
-                hint = f"write `{item.value}s` or `step {item.value}`"
-            else:
-                hint = error.hint or "write it like `5s` or `step 200`"
-            raise Wrong(item, f"{item.shown} {error}", hint) from error
-
-    def schema(self) -> Schema:
-        return {
-            "anyOf": [{"type": "string", "pattern": TIME.pattern()}, {"type": "string", "pattern": f"^{self.STEP}$"}]
-        }
-
-    def show(self, value: Any) -> Any:
-        return value
-
-
-AT = Field(
-    "at", MomentKind(), "when it comes: `5s` after the start, or at `step 200` of the fastest rank", required=True
-)
-FOR = Field(
-    "for", Quantity(TIME, positive=True), "how long it lasts; without it: until a `heal` or the end", to="for_s"
-)
-
-_ACTIONS = (
-    Field("partition", Many(NodeGroup(), "groups of nodes", least=2), "groups that do not hear each other"),
-    Field("isolate", NodeGroup(), "these nodes and the rest do not hear each other"),
-    Field("one-way", Section("`one-way`", (FROM, TO)), "`to` hears nothing of `from`; the other direction stays open"),
-    Field("set", Section("`set`", (FROM, TO, BOTH, *LINK), one_of=LINK_KEYS), "attributes of links are replaced"),
-    Field("heal", Choice((True,)), "all cuts and changes that hold end"),
-)
-FAULTS: Mapping[str, Section] = {
-    action.key: Section(
-        f"fault `{action.key}`", (AT, replace(action, required=True), *(() if action.key == "heal" else (FOR,)))
-    )
-    for action in _ACTIONS
-}
-# Words that a reader of the documentation may expect. They need nodes that go away, which this version has not.
-OTHER_FAULTS = ("crash", "recover", "pause", "slow")
-
-
-class FaultKind:
-    """A mapping with a moment and exactly one action."""
-
-    def read(self, item: Item, complaints: Complaints) -> Any:
-        if not isinstance(item.value, dict):
-            raise Wrong(item, f"{item.shown} is not a mapping", "write a fault like `{at: 5s, isolate: 2, for: 5s}`")
-        unable = [key for key in item.value if key in OTHER_FAULTS]
-        actions = [key for key in item.value if key in FAULTS]
-        if unable:
-            key = unable[0]
-            raise Wrong(item.value[key], f"`{key}` is a fault that this version cannot carry out", _ABLE)
-        if len(actions) > 1:
-            raise Wrong(item, f"this fault does {len(actions)} things: {', '.join(actions)}", "make a fault of each")
-        if not actions:
-            known = (*FAULTS, "at", "for")
-            strange = [key for key in item.value if key not in known]
-            if not strange:
-                raise Wrong(item, "this fault does nothing", f"add one of {', '.join(FAULTS)}")
-            Section("a fault", tuple(Field(key, Anything(), "") for key in known)).read(item, complaints)
-            return None
-        return FAULTS[actions[0]].read(item, complaints)
-
-    def schema(self) -> Schema:
-        return {"anyOf": [section.schema() for section in FAULTS.values()]}
-
-    def show(self, value: Any) -> Any:
-        return value
-
-
-_ABLE = f"it can {', '.join(FAULTS)}"
-
 # The whole ------------------------------------------------------------------------------------------------------------
 
 
@@ -399,7 +294,7 @@ PLAN = Section(
         Field("algorithm", AlgorithmKind(), _ALGORITHM_NAME, required=True),
         Field("task", TASK, "which model is trained on which data", required=True),
         Field("run", RUN, "how long, and what is looked at"),
-        Field("faults", Many(FaultKind(), "faults"), "what goes wrong, and when"),
+        Field("faults", Many(FaultKind(FAULTS), "faults"), "what goes wrong, and when"),
     ),
     model.Plan,
     rules={"allOf": [_ACCURACY_RULE]},
