@@ -26,8 +26,12 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 
 # What the whole plan must be known for, or a file be looked at.
 BEYOND_A_SCHEMA = re.compile(
-    r"does not exist|to itself|jitter|the run ends|stands on two sides|runs backwards|there is no file"
+    r"in bursts of|sizes of the clusters|do not fill|a torus of|cannot reach|in no region|in two regions|is no region"
+    r"|no round trip|said twice|there is no switch|from a place to itself|same name"
+    r"|does not exist|to itself|jitter|the run ends|stands on two sides|runs backwards|there is no file"
     r"|that Docker asks for|leaves no other node"
+    r"|says until when|is down|not down|not paused|paused already|never crashes|never paused|no rank would be left"
+    r"|needs at least [0-9] nodes|not after|would come at|more than 10000 times|carried by MPI|can be drawn"
 )
 
 BASES: list[dict[str, Any]] = [
@@ -40,7 +44,9 @@ BASES: list[dict[str, Any]] = [
             "links": [
                 {"from": "0-1", "to": [2, 3], "both": True, "loss": "20%"},
                 {"from": "all", "to": 1, "rate": "unlimited"},
+                {"from": 1, "to": 2, "loss": {"loss": "5%", "burst": 8}, "limit": "auto", "distribution": "normal"},
             ],
+            "topology": {"kind": "clusters", "count": 2, "intra": {"delay": "20ms"}, "inter": {"duplicate": "1%"}},
             "backend": "nft",
             "mtu": 1400,
             "offloads": False,
@@ -65,6 +71,16 @@ BASES: list[dict[str, Any]] = [
             {"at": "30s", "one-way": {"from": 0, "to": "2-3"}},
             {"at": "31s", "isolate": 2},
             {"at": "32s", "heal": True},
+            {"every": "exp(20s)", "from": "5s", "until": "50s", "partition": "random", "for": "2s"},
+            {"at": "33s", "partition": "majority-ring", "until": "34s"},
+            {"every": "20s", "isolate": "random", "for": "1s"},
+            {"at": "35s", "crash": {"node": 1}, "until": "step 250"},
+            {"at": "35s", "crash": {"rank": "0"}, "for": "1s"},
+            {"at": "36s", "recover": {"node": 1}},
+            {"at": "step 30", "pause": {"node": 0}},
+            {"at": "step 31", "pause": {"node": "random"}, "for": "1s"},
+            {"at": "step 40", "resume": {"node": 0}},
+            {"every": "10s", "slow": {"node": "2,3", "share": "20%"}, "for": "5s"},
         ],
     },
     {
@@ -76,16 +92,57 @@ BASES: list[dict[str, Any]] = [
     },
     {
         "name": "other",
-        "nodes": {"count": 2, "gpus": 1},
+        "nodes": {"count": 2, "gpus": 1, "downlink": "10mbit"},
+        "network": {
+            "topology": {
+                "kind": "graph",
+                "switches": ["s0", "s1"],
+                "edges": [
+                    {"between": ["0-1", "s0"], "delay": "1ms", "back": {"loss": "1%"}},
+                    {"between": ["s0", "s1"], "reorder": "1%", "corrupt": "1%", "limit": 100},
+                ],
+            }
+        },
         "algorithm": {"name": "gradient-averaging", "lr": 0.5},
         "task": {"model": "double-well"},
     },
+    *(
+        {
+            "name": "joined",
+            "nodes": {"count": 6},
+            "network": {"default": {"loss": "1%"}, "topology": topology},
+            "algorithm": {"name": "allreduce", "lr": 1},
+            "task": {"model": "mlp"},
+        }
+        for topology in (
+            "ring",
+            {"kind": "star", "center": 5, "beyond": "cut"},
+            {"kind": "tree", "branching": 3, "beyond": "hops"},
+            {"kind": "torus", "rows": 2, "columns": 3},
+            {"kind": "random", "p": 0.9, "seed": 4},
+            {"kind": "clusters", "sizes": [1, 2, 3]},
+            {"kind": "regions", "round_trips": "wan", "regions": {"tokyo": "0-3", "london": [4, 5]}},
+            {"kind": "regions", "round_trips": {"a": {"b": "9ms"}}, "regions": {"a": "0-3", "b": "4,5"}},
+        )
+    ),
 ]  # fmt: skip
 JUNK = [
     *(0, 1, 3, -1, 2.5, 4.0, 1e9, 70000, True, False, None, "", "yes", "A b"),
     *("10%", "150%", "100.0%", "0%", "20ms", "0s", "-5ms", "20 ms", "1g", "1gb", "1 gbit", "unlimited"),
     *("step 5", "step x", "step 05", "all", "0-2", "3,1", [0, 1], ["0-1", "2"], ["all"], [[0], [1]]),
     *("mlp", "quadratic", "digits", "iid", "dirichlet", "allreduce", "rps", "mine.py:f", "mine.py", "cubic", "auto"),
+    *(
+        "exp(20s)",
+        "exp(0s)",
+        "exp()",
+        "halves",
+        "random",
+        "bridge",
+        {"node": 2},
+        {"rank": "random"},
+        {"node": 0, "rank": 0},
+    ),
+    *("ring", "random", "wan", "s0", ["0-1", "s0"], {"kind": "ring"}, {"loss": "2%", "burst": 3}, {"a": {"b": "1ms"}}),
     *("cuda", [], {}, {"loss": "1%"}, {"from": 0, "to": 1}, {"count": 3}, {"accuracy": 0.5}),
 ]
 KEYS = [
@@ -93,6 +150,10 @@ KEYS = [
     "at",
     "for",
     "heal",
+    "every",
+    "from",
+    "until",
+    "crash",
     "isolate",
     "lr",
     "alpha",
@@ -103,6 +164,10 @@ KEYS = [
     "colour",
     "noise",
     "count",
+    "topology",
+    "correlation",
+    "kind",
+    "sizes",
 ]
 
 

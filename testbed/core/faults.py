@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
 from typing import Any
 
 from testbed.core.links import LinkState, Pair
@@ -151,11 +152,32 @@ class Schedule:
     base: LinkState
     faults: Sequence[Fault]
     _holding: dict[int, _Holding] = field(default_factory=dict)  # by index of the fault, in order of beginning
-    _begun: set[int] = field(default_factory=set)
+    _timed: list[tuple[float, int]] = field(default_factory=list)  # what is to come at a time, as a heap: (s, index)
+    _stepped: set[int] = field(default_factory=set)  # what waits for a step
+
+    def __post_init__(self) -> None:
+        for index in range(len(self.faults)):
+            self._await(index)
+
+    def _await(self, index: int) -> None:
+        at_s = self.faults[index].moment.at_s
+        if at_s is None:
+            self._stepped.add(index)
+        else:
+            heappush(self._timed, (at_s, index))
+
+    def copy(self) -> Schedule:
+        """One that can be advanced while this one stays where it is."""
+        copied = Schedule(self.base, ())
+        copied.faults = self.faults
+        copied._holding = {index: replace(each) for index, each in self._holding.items()}
+        copied._timed, copied._stepped = list(self._timed), set(self._stepped)
+        return copied
 
     def add(self, fault: Fault) -> int:
         """A fault that nobody planned; its index."""
         self.faults = (*self.faults, fault)
+        self._await(len(self.faults) - 1)
         return len(self.faults) - 1
 
     def advance(self, *, now_s: float, step: int) -> tuple[Occurrence, ...]:
@@ -174,7 +196,10 @@ class Schedule:
             if not begins:
                 del self._holding[index]
                 continue
-            self._begun.add(index)
+            if moment is not None and moment.step is not None:
+                self._stepped.remove(index)
+            else:
+                heappop(self._timed)
             if isinstance(fault.effect, Ending):
                 ended = self._end(fault.effect)
                 occurrences += [Occurrence(each, self.faults[each].label, False, planned_s) for each in ended]
@@ -197,7 +222,9 @@ class Schedule:
 
     def _next_due(self, now_s: float, step: int) -> tuple[float, int, bool] | None:
         ends = [(index, holding.end) for index, holding in self._holding.items() if holding.end is not None]
-        begins = [(index, fault.moment) for index, fault in enumerate(self.faults) if index not in self._begun]
+        # (of what comes at a time, the first is enough: schedules by chance have thousands)
+        coming = [*(index for _, index in self._timed[:1]), *self._stepped]
+        begins = [(index, self.faults[index].moment) for index in coming]
         due = [
             (now_s if moment.at_s is None else moment.at_s, starts, -1 if moment.step is None else moment.step, index)
             for starts, moments in ((False, ends), (True, begins))
@@ -242,9 +269,9 @@ class Schedule:
 
     def next_s(self) -> float | None:
         """The next time at which something begins or ends, as far as is known; None if only steps are left."""
-        moments = [holding.end for holding in self._holding.values()]
-        moments += [fault.moment for index, fault in enumerate(self.faults) if index not in self._begun]
-        return min((moment.at_s for moment in moments if moment and moment.at_s is not None), default=None)
+        ends = [holding.end.at_s for holding in self._holding.values() if holding.end is not None]
+        times_s = [at_s for at_s in ends if at_s is not None] + [at_s for at_s, _ in self._timed[:1]]
+        return min(times_s, default=None)
 
     def heal(self) -> None:
         """End everything that holds: every schedule ends healed."""

@@ -6,22 +6,22 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
-from testbed.algorithms.catalog import find
-from testbed.algorithms.node import Channel
-from testbed.core.faults import Change, Cut, Fault, Heal, Schedule
+from testbed.core.faults import Ending, Fault
 from testbed.core.links import Link, Pair
+from testbed.plan.launch import launch_mode
 from testbed.plan.model import NodeSpec, Plan
-from testbed.plan.network import link_texts, show_direction, show_link
-from testbed.plan.quantities import SIZE, TIME, show_nodes
+from testbed.plan.pairs import link_texts, show_direction, show_link, show_pair
+from testbed.plan.picture import picture
+from testbed.plan.quantities import RATE, SIZE, TIME, show_nodes
+from testbed.plan.spans import Span, ends_what, spans
+from testbed.plan.warnings import warnings
 
-LaunchMode = Literal["one job"]
-
-_ENDLESS_S = float("inf")
+_MOST_ROWS, _FIRST, _LAST = 24, 14, 8  # of a longer timeline, so many are shown
 
 
 def check_plan(plan: Plan) -> dict[str, Any]:
@@ -35,6 +35,8 @@ def check_plan(plan: Plan) -> dict[str, Any]:
         "ranks": [asdict(place) for place in plan.places],
         "links": {
             "backend": plan.network.backend,
+            "topology": plan.network.topology.kind,
+            "cut": len(plan.network.links.cut),
             "default": link_texts(asdict(usual)),
             "exceptions": [
                 {"from": show_nodes(e.senders), "to": show_nodes(e.receivers), **link_texts(asdict(e.link))}
@@ -50,14 +52,15 @@ def check_plan(plan: Plan) -> dict[str, Any]:
     }
 
 
-def describe(plan: Plan) -> str:
-    """All of it as text, a few lines for each part."""
+def describe(plan: Plan, *, width: int = 80) -> str:
+    """All of it as text, a few lines for each part; pictures are at most `width` characters wide."""
     _, reason = launch_mode(plan)
     parts = [
         ("nodes", [_node_text(plan, group) for group in node_groups(plan)]),
         ("links", _link_lines(plan)),
         ("trains", _training_lines(plan)),
-        ("timeline", _columns([(row.when, row.what) for row in timeline(plan)])),
+        ("timeline", _timeline_lines(plan)),
+        ("picture", picture(plan, width - 12)),
         ("launch", [reason]),
         ("warnings", list(warnings(plan))),
     ]
@@ -66,18 +69,6 @@ def describe(plan: Plan) -> str:
         for number, line in enumerate(inside):
             lines.append(f"  {title if number == 0 else '':<10}{line}")
     return "\n".join(lines)
-
-
-# Launch ---------------------------------------------------------------------------------------------------------------
-
-
-def launch_mode(plan: Plan) -> tuple[LaunchMode, str]:
-    """How ranks are started, and why so. No fault of this version takes a node away, and so one job does for all."""
-    if len(plan.nodes) == 1:
-        return "one job", "one MPI job in the one container"
-    if Channel.COLLECTIVE in find(plan.algorithm.name, plan.algorithm.file).channels:
-        return "one job", f"one MPI job over all containers: {plan.algorithm.name} is a collective and no node crashes"
-    return "one job", "one MPI job over all containers: no fault of the plan crashes a node"
 
 
 # Nodes ----------------------------------------------------------------------------------------------------------------
@@ -112,6 +103,7 @@ def _node_row(plan: Plan, span: NodeSpan) -> dict[str, Any]:
         "memory": None if spec.memory_bytes is None else SIZE.show(spec.memory_bytes),
         "shared_memory": None if spec.shared_memory_bytes is None else SIZE.show(spec.shared_memory_bytes),
         "gpus": spec.gpus,
+        "downlink": None if spec.downlink_bps is None else RATE.show(spec.downlink_bps),
     }
 
 
@@ -125,6 +117,7 @@ def _node_text(plan: Plan, span: NodeSpan) -> str:
     text += f", {_count(row['cpus'], 'cpu')}" if row["cpus"] else ", no cpu limit"
     text += f", {row['memory']} of memory" if row["memory"] else ", no memory limit"
     text += f", {row['shared_memory']} of it shared" if row["shared_memory"] else ""
+    text += f", {row['downlink']} from all senders together" if row["downlink"] else ""
     gpus = row["gpus"]
     if isinstance(gpus, int):
         text += f", {_count(gpus, 'GPU')}"
@@ -154,23 +147,32 @@ def link_groups(plan: Plan) -> tuple[Link, list[LinkGroup]]:
     links = plan.network.links.links
     if not links:
         return Link(), []
-    usual = Counter(links.values()).most_common(1)[0][0]
-    pairs: defaultdict[Link, list[Pair]] = defaultdict(list)
+    # A million pairs share a few objects, and comparing those takes no time: so by identity first, then by value.
+    alike: defaultdict[int, list[Pair]] = defaultdict(list)
     for pair, link in links.items():
-        if link != usual:
-            pairs[link].append(pair)
+        alike[id(link)].append(pair)
+    pairs: defaultdict[Link, list[Pair]] = defaultdict(list)
+    for members in alike.values():
+        pairs[links[members[0]]] += members
+    usual = max(pairs, key=lambda link: len(pairs[link]))
+    del pairs[usual]
     groups = [LinkGroup(a, b, link) for link, members in pairs.items() for a, b in _rectangles(members)]
     return usual, sorted(groups, key=lambda group: (group.senders, group.receivers))
 
 
 def _rectangles(pairs: Iterable[Pair]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """`pairs` as senders × receivers, senders with the same receivers joined."""
+    """`pairs` as senders × receivers, senders with the same receivers joined; nobody sends to itself, so that a sender
+    may stand among its own receivers."""
     receivers: defaultdict[int, list[int]] = defaultdict(list)
     for a, b in pairs:
         receivers[a].append(b)
-    senders: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    among: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     for a, all_b in receivers.items():
-        senders[tuple(sorted(all_b))].append(a)
+        among[tuple(sorted([a, *all_b]))].append(a)
+    senders: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for everybody, joined in among.items():
+        for a in joined:
+            senders[everybody if len(joined) > 2 else tuple(sorted(receivers[a]))].append(a)
     return [(tuple(sorted(a)), b) for b, a in senders.items()]
 
 
@@ -180,13 +182,42 @@ def _link_lines(plan: Plan) -> list[str]:
         return ["none: there is one node"]
     usual, exceptions = link_groups(plan)
     rows = [("every link" if not exceptions else "other links", _link_text(usual))]
-    rows[:0] = [(show_direction(e.senders, e.receivers, size), _link_text(e.link)) for e in exceptions]
+    met = {(e.senders, e.receivers): e.link for e in exceptions}
+    both = {ends for ends, link in met.items() if ends[0] != ends[1] and met.get(ends[::-1]) == link}
+    shown = [e for e in exceptions if (e.senders, e.receivers) not in both or e.senders < e.receivers]
+    kinds = _pairs_by_link(exceptions) if len(shown) > _MOST_ROWS else []
+    few = kinds[:_MOST_ROWS] if len(kinds) < len(shown) else []
+    inside = [(f"{count} pairs, like {show_pair(first)}", _link_text(link)) for link, first, count in few] or [
+        (_ends(e, size, (e.senders, e.receivers) in both), _link_text(e.link)) for e in shown[:_MOST_ROWS]
+    ]
+    if (left := (len(kinds) if few else len(shown)) - len(inside)) > 0:
+        inside.append((f"and {left} more", "`testbed graph` draws them, --json lists them"))
+    rows[:0] = inside
     network = plan.network
-    extras = [f"back end {network.backend}"]
+    extras = [] if network.topology.kind == "full" else [f"topology {network.topology.kind}"]
+    extras += [f"{len(network.links.cut)} pairs cut for good"] if network.links.cut else []
+    extras += [f"back end {network.backend}"]
     extras += [f"MTU {network.mtu}"] if network.mtu else []
     extras += ["sender offloads on"] if network.offloads else []
     extras += [f"TCP {network.congestion_control}"] if network.congestion_control else []
     return [*_columns(rows), ", ".join(extras)]
+
+
+def _pairs_by_link(groups: Iterable[LinkGroup]) -> list[tuple[Link, Pair, int]]:
+    """Each link of the groups, with the first of its pairs, and how many it has; in the order of the first ones."""
+    found: dict[Link, tuple[Pair, int]] = {}
+    for group in groups:
+        pairs = len(group.senders) * len(group.receivers) - len(set(group.senders) & set(group.receivers))
+        a = group.senders[0]
+        first, count = found.get(group.link, ((a, next(b for b in group.receivers if b != a)), 0))
+        found[group.link] = first, count + pairs
+    return [(link, first, count) for link, (first, count) in found.items()]
+
+
+def _ends(group: LinkGroup, size: int, both: bool) -> str:
+    if group.senders == group.receivers:
+        return f"among {show_nodes(group.senders)}"
+    return show_direction(group.senders, group.receivers, size, both=both)
 
 
 def _link_text(link: Link) -> str:
@@ -219,149 +250,94 @@ def _training_lines(plan: Plan) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the timeline. `at_s` and `step` are what is known of the moment before the run."""
+    """One line of the timeline: what, from when to when. The numbers are what is known of it before the run."""
 
     when: str
     what: str
+    until: str = ""
     at_s: float | None = None
     step: int | None = None
+    end_s: float | None = None
 
 
 def timeline(plan: Plan) -> list[Row]:
     """Start, faults that come at times, faults that wait for a step, end."""
-    run = plan.run
-    end_s = _ENDLESS_S if run.time_s is None else run.time_s
-    rows = [Row("0s", "every rank starts", 0.0)]
-    timed = Schedule(plan.network.links, plan.faults)
-    for occurrence in timed.advance(now_s=end_s, step=-1):
-        at_s = occurrence.planned_s or 0.0
-        fault = plan.faults[occurrence.index]
-        lasting = fault.for_s is None and not isinstance(fault.effect, Heal)
-        verb = "" if isinstance(fault.effect, Heal) else " begins" if occurrence.begins else " ends"
-        until = ", to last until healed or the end" if occurrence.begins and lasting else ""
-        rows.append(Row(TIME.show(at_s), f"{occurrence.label}{verb}{until}", at_s))
-    for fault in sorted(plan.faults, key=lambda fault: fault.moment.step or 0):
-        rows += _step_rows(fault)
+    run, held = plan.run, spans(plan.faults)
+    of: defaultdict[int, list[Span]] = defaultdict(list)
+    ended: defaultdict[int, list[int]] = defaultdict(list)
+    for span in held:
+        of[span.index].append(span)
+        if span.ended_by is not None and span.index not in ended[span.ended_by]:
+            ended[span.ended_by].append(span.index)
+    rows = [Row("0s", "every rank starts", at_s=0.0)]
+    for index, fault in sorted(enumerate(plan.faults), key=lambda pair: _in_time(pair[1])):
+        if isinstance(fault.effect, Ending):
+            rows.append(_ending_row(plan, fault, ended[index]))
+        else:
+            rows.append(_lasting_row(plan, fault, of[index]))
     last = f"step {run.steps}" if run.time_s is None else f"step {run.steps} or {TIME.show(run.time_s)}"
-    may_hold = any(fault.for_s is None and not isinstance(fault.effect, Heal) for fault in plan.faults)
-    rows.append(
-        Row(last, "the run ends" + (", and with it every fault that still holds" if may_hold else ""), run.time_s)
-    )
-    return rows
+    may_hold = any(row.until.endswith("the end") for row in rows)
+    end = "the run ends" + (", and with it every fault that still holds" if may_hold else "")
+    return [*rows, Row(last, end, at_s=run.time_s)]
 
 
-def _step_rows(fault: Fault) -> list[Row]:
-    step = fault.moment.step
-    if step is None:
-        return []
-    if isinstance(fault.effect, Heal):
-        return [Row(f"step {step}", fault.label, step=step)]
-    if fault.for_s is None:
-        return [Row(f"step {step}", f"{fault.label} begins, to last until healed or the end", step=step)]
-    ends = Row(f"step {step} + {TIME.show(fault.for_s)}", f"{fault.label} ends")
-    return [Row(f"step {step}", f"{fault.label} begins", step=step), ends]
+def _in_time(fault: Fault) -> tuple[bool, float]:
+    moment = fault.moment
+    return moment.at_s is None, moment.step or 0 if moment.at_s is None else moment.at_s
 
 
-def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
-    width = max((len(left) for left, _ in rows), default=0)
-    return [f"{left:<{width}}  {right}" for left, right in rows]
+def _when(fault: Fault) -> str:
+    return f"step {fault.moment.step}" if fault.moment.at_s is None else TIME.show(fault.moment.at_s)
 
 
-# Warnings -------------------------------------------------------------------------------------------------------------
+def _ending_row(plan: Plan, fault: Fault, ended: Sequence[int]) -> Row:
+    what = plan.faults[ended[0]].label if len(ended) == 1 else f"{len(ended)} faults"
+    until = f"(ends {what})" if ended else ""
+    return Row(_when(fault), fault.label, until, fault.moment.at_s, fault.moment.step)
 
 
-def warnings(plan: Plan) -> tuple[str, ...]:
-    """What is allowed and probably not meant, or good to know; a sentence each."""
-    return tuple(sentence for look in _LOOKS if (sentence := look(plan)) is not None)
+def _lasting_row(plan: Plan, fault: Fault, held: Sequence[Span]) -> Row:
+    ends = {span.end_s for span in held}
+    row = Row(_when(fault), fault.label, at_s=fault.moment.at_s, step=fault.moment.step)
+    if fault.moment.at_s is None and fault.for_s is not None:
+        return replace(row, until=f"for {TIME.show(fault.for_s)}")
+    if fault.moment.at_s is None and fault.until is not None and fault.until.at_s is not None:
+        return replace(row, until=f"until {TIME.show(fault.until.at_s)}")
+    if not ends or ends == {None}:
+        return replace(row, until=_open_end(plan, fault))
+    if len(ends) == 1:
+        end_s = ends.pop()
+        assert end_s is not None
+        return replace(row, until=f"until {TIME.show(round(end_s, 6))}", end_s=end_s)
+    each = [f"{TIME.show(round(s.end_s, 6))} ({s.whose[1]})" for s in held if s.end_s is not None]
+    return replace(row, until=f"until {', '.join(each)}" + (", or the end" if None in ends else ""))
 
 
-def _nothing_is_lost(plan: Plan) -> str | None:
-    if Channel.DATAGRAM not in find(plan.algorithm.name, plan.algorithm.file).channels or len(plan.nodes) == 1:
-        return None
-    lossy = any(link.loss > 0 for link in plan.network.links.links.values())
-    return (
-        None
-        if lossy or any(_loses(fault) for fault in plan.faults)
-        else (f"{plan.algorithm.name} is for networks that lose packets, and this plan loses none")
-    )
+def _open_end(plan: Plan, fault: Fault) -> str:
+    """What is known of an end that waits for a step, or does not come."""
+    if fault.until is not None:
+        return f"until step {fault.until.step}"
+    steps = [other.moment.step for other in plan.faults if ends_what(other.effect, fault.effect)]
+    known = sorted(step for step in steps if step is not None and step >= (fault.moment.step or 0))
+    return f"until step {known[0]} or the end" if known else "to the end"
 
 
-def _loses(fault: Fault) -> bool:
-    effect = fault.effect
-    return isinstance(effect, Cut) or (isinstance(effect, Change) and dict(effect.attributes).get("loss", 0.0) > 0)
+def _timeline_lines(plan: Plan) -> list[str]:
+    rows = timeline(plan)
+    left_out = len(rows) - _FIRST - _LAST
+    long = len(rows) > _MOST_ROWS
+    shown = [*rows[:_FIRST], *rows[-_LAST:]] if long else rows
+    lines = _columns([(row.when, row.what, row.until) for row in shown])
+    if long:
+        lines.insert(_FIRST, f"... {left_out} more; --json has them all ...")
+    return lines
 
 
-def _collective_stalls(plan: Plan) -> str | None:
-    if Channel.COLLECTIVE not in find(plan.algorithm.name, plan.algorithm.file).channels:
-        return None
-    cuts = [fault for fault in plan.faults if isinstance(fault.effect, Cut)]
-    if not cuts:
-        return None
-    endless = [fault for fault in cuts if _never_ends(fault, plan)]
-    if endless and plan.run.time_s is None:
-        return (
-            f"{plan.algorithm.name} waits for every rank, and `{endless[0].label}` never ends: the run will stall;"
-            " give the fault `for`, or the run a `time`"
-        )
-    return (
-        f"{plan.algorithm.name} waits for every rank: it will stall while `{cuts[0].label}` holds, and go on after it"
-    )
-
-
-def _never_ends(fault: Fault, plan: Plan) -> bool:
-    """A heal at a step does not help: nobody gets there."""
-    if fault.for_s is not None:
-        return False
-    at_s = fault.moment.at_s or 0.0
-    heals = [f.moment.at_s for f in plan.faults if isinstance(f.effect, Heal) and f.moment.at_s is not None]
-    return not any(heal_s >= at_s for heal_s in heals) or fault.moment.step is not None
-
-
-def _collective_on_lossy_links(plan: Plan) -> str | None:
-    if Channel.COLLECTIVE not in find(plan.algorithm.name, plan.algorithm.file).channels:
-        return None
-    worst = max((link.loss for link in plan.network.links.links.values()), default=0.0)
-    if worst == 0:
-        return None
-    return (
-        f"{plan.algorithm.name} travels over TCP: what links lose is sent again, so that loss makes it slow, not wrong"
-    )
-
-
-def _never_evaluated(plan: Plan) -> str | None:
-    run = plan.run
-    if run.evaluate_every <= run.steps:
-        return None
-    return f"evaluate_every {run.evaluate_every} is more than the run's {run.steps} steps: only the end is evaluated"
-
-
-def _heals_nothing(plan: Plan) -> str | None:
-    earlier = [fault for fault in plan.faults if not isinstance(fault.effect, Heal)]
-    if earlier or not plan.faults:
-        return None
-    return "the plan heals, and nothing in it is ever hurt"
-
-
-def _gpus_unused(plan: Plan) -> str | None:
-    if any(node.gpus is not None for node in plan.nodes) and plan.run.device == "cpu":
-        return "the nodes ask for GPUs, and `device: cpu` leaves them idle"
-    if all(node.gpus is None for node in plan.nodes) and plan.run.device == "cuda":
-        return "`device: cuda` needs GPUs in the containers: add `gpus: 1` to `nodes`"
-    return None
-
-
-def _ranks_share_a_node(plan: Plan) -> str | None:
-    if all(node.ranks == 1 for node in plan.nodes):
-        return None
-    return "links are between nodes: what ranks of one node send to each other is never lost or delayed"
-
-
-_LOOKS: tuple[Callable[[Plan], str | None], ...] = (
-    _nothing_is_lost,
-    _collective_stalls,
-    _collective_on_lossy_links,
-    _never_evaluated,
-    _heals_nothing,
-    _gpus_unused,
-    _ranks_share_a_node,
-)
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Each column as wide as its widest cell; a cell with nothing to its right may be as long as it likes."""
+    widths: Counter[int] = Counter()
+    for row in rows:
+        for number, cell in enumerate(row[:-1]):
+            if any(row[number + 1 :]):
+                widths[number] = max(widths[number], len(cell))
+    return ["  ".join(f"{cell:<{widths[number]}}" for number, cell in enumerate(row)).rstrip() for row in rows]
