@@ -5,7 +5,8 @@ Drawn from the journals alone, so that it can be drawn again. Not here: numbers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from testbed.plan import Plan
-from testbed.results import Records, Summary, read_summary
+from testbed.results import FaultWindow, Records, Summary, fault_windows, read_summary
 from testbed.results.summary import percent
 from testbed.runfolder import RunFolder
 
@@ -37,6 +38,10 @@ STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and edited for a paper
     "svg.hashsalt": "testbed",  # the same run gives the same bytes
 }
+NODE_FAULTS = {"crash": "#D55E00", "pause": "#009E73", "slow": "#999999"}
+NODE_FAULT_NAMES = {"crash": "node down", "pause": "node paused", "slow": "node slow"}
+NAMED_FAULTS = 8  # above that, a legend of names is longer than the picture
+NAMED_ROWS = 10
 MANY_RANKS = 64  # above that, thin lines of every rank are a smear; their range is drawn instead
 
 Series = tuple[list[float], list[float]]  # steps, values
@@ -64,7 +69,7 @@ def plot(folder: RunFolder) -> list[Path]:
 
 
 def _figure(plan: Plan, records: Records, summary: Summary | None) -> Any:
-    panels = [
+    panels: list[Callable[[Any, Plan, Records], None]] = [
         panel
         for panel in (_accuracy, _loss, _distance, _drift)
         if panel is not _accuracy or _has(records, "accuracy")
@@ -72,6 +77,9 @@ def _figure(plan: Plan, records: Records, summary: Summary | None) -> Any:
         if panel is not _drift or (plan.size > 1 and _mean_model(records, "drift")[0])
     ]
     ratios = [1.4 if panel is panels[0] else 1.0 for panel in panels]
+    if rows := {who for window in fault_windows(plan, records) for who in _whom(window)}:
+        panels.append(_nodes)
+        ratios.append(min(1.0, 0.12 + 0.09 * len(rows)))
     figure, grid = plt.subplots(
         len(panels),
         1,
@@ -87,7 +95,7 @@ def _figure(plan: Plan, records: Records, summary: Summary | None) -> Any:
     axes[-1].set_xlabel("steps")
     axes[-1].set_xlim(0, max(1, records.fastest_step))
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    _shade_faults(axes, plan, records)
+    _name_faults(axes[-1], [*_shade_faults(axes, plan, records), *_node_names(plan, records)])
     axes[0].set_title(plan.name, loc="left", fontsize=13, fontweight="bold", pad=24)
     axes[0].annotate(
         _subtitle(plan, summary),
@@ -202,46 +210,97 @@ def _rank_lines(axis: Any, plan: Plan, records: Records, name: str) -> None:
         axis.plot(steps, values, color=RANKS, linewidth=0.8, alpha=0.8, label=label, zorder=2)
 
 
-def _shade_faults(axes: Sequence[Any], plan: Plan, records: Records) -> None:
-    """Every fault's window, in steps of the median rank. A letter where it begins leads to its name below."""
-    windows = records.fault_windows(plan)
-    if not windows:
-        return
+def _nodes(axis: Any, plan: Plan, records: Records) -> None:
+    """Who was down, paused or slow: a bar from when to when, in steps of the median rank, with a tick at its begin."""
+    bars = [(who, window) for window in fault_windows(plan, records) for who in _whom(window)]
+    rows = sorted({who for who, _ in bars}, key=lambda who: (who[0], int(who.split()[1])))
+    steps = records.steps_at([time_s for _, window in bars for time_s in (window.begin_s, window.end_s)])
+    for (who, window), begin, end in zip(bars, steps[::2], steps[1::2], strict=True):
+        row, colour = rows.index(who), NODE_FAULTS[window.effect or ""]
+        axis.barh(row, end - begin, left=begin, height=0.7, color=colour, alpha=0.55, linewidth=0, zorder=3)
+        axis.plot([begin, begin], [row - 0.35, row + 0.35], color=colour, linewidth=2, zorder=4)
+    shown = range(0, len(rows), -(-len(rows) // NAMED_ROWS))  # every so manieth, where they are many
+    axis.set_yticks(list(shown), [rows[row] for row in shown], fontsize=8)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.grid(visible=False, axis="y")
+
+
+def _node_names(plan: Plan, records: Records) -> list[Patch]:
+    effects = {window.effect for window in fault_windows(plan, records) if _whom(window)}
+    shown = [effect for effect in NODE_FAULTS if effect in effects]
+    return [Patch(facecolor=NODE_FAULTS[effect], alpha=0.55, label=NODE_FAULT_NAMES[effect]) for effect in shown]
+
+
+def _whom(window: FaultWindow) -> list[str]:
+    if window.effect not in NODE_FAULTS:
+        return []
+    return [*(f"node {node}" for node in window.nodes), *(f"rank {rank}" for rank in window.ranks)]
+
+
+def _shade_faults(axes: Sequence[Any], plan: Plan, records: Records) -> list[Patch]:
+    """Every window in which links were not as ever, in steps of the median rank: named by letters, or, where names
+    would be many, by kind. Answers the names."""
+    windows = [
+        window
+        for window in fault_windows(plan, records)
+        if not _whom(window) and window.effect not in ("heal", "recover", "resume")  # they end others
+    ]
     steps = records.steps_at([time_s for window in windows for time_s in (window.begin_s, window.end_s)])
     labels = list(dict.fromkeys(window.label for window in windows))
+    if collapsed := len(labels) > NAMED_FAULTS:
+        labels = list(dict.fromkeys(_kind(window) for window in windows))
     lettered: list[float] = []  # where letters stand; one that would stand on another stands beside it
     close = 0.02 * plan.run.steps
     for window, begin, end in zip(windows, steps[::2], steps[1::2], strict=True):
-        index = labels.index(window.label)
+        index = labels.index(_kind(window) if collapsed else window.label)
         colour = FAULTS[index % len(FAULTS)]
         for axis in axes:
             axis.axvspan(begin, end, color=colour, alpha=0.18, linewidth=0, zorder=0)
-            axis.axvline(begin, color=colour, linewidth=1.2, zorder=1)
-            if window.ended:
+            axis.axvline(begin, color=colour, linewidth=0.6 if collapsed else 1.2, zorder=1)
+            if window.ended and not collapsed:
                 axis.axvline(end, color=colour, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-        axes[0].annotate(
-            _letter(index),
-            xy=(begin, 1),
-            xycoords=axes[0].get_xaxis_transform(),
-            xytext=(3 + 10 * sum(abs(begin - other) < close for other in lettered), -10),
-            textcoords="offset points",
-            fontsize=9,
-            fontweight="bold",
-            color="#444444",
-        )
-        lettered.append(begin)
-    axes[-1].legend(
-        handles=[
-            Patch(facecolor=FAULTS[index % len(FAULTS)], alpha=0.35, label=f"{_letter(index)}  {label}")
-            for index, label in enumerate(labels)
-        ],
+        if not collapsed:
+            shift = 10 * sum(abs(begin - other) < close for other in lettered)
+            _write_letter(axes[0], index, begin, shift)
+            lettered.append(begin)
+    counts = Counter(_kind(window) for window in windows)
+    names = [
+        f"{name} ({counts[name]} times)" if collapsed else f"{_letter(i)}  {name}" for i, name in enumerate(labels)
+    ]
+    return [Patch(facecolor=FAULTS[i % len(FAULTS)], alpha=0.35, label=name) for i, name in enumerate(names)]
+
+
+def _write_letter(axis: Any, index: int, step: float, shift: float) -> None:
+    axis.annotate(
+        _letter(index),
+        xy=(step, 1),
+        xycoords=axis.get_xaxis_transform(),
+        xytext=(3 + shift, -10),
+        textcoords="offset points",
+        fontsize=9,
+        fontweight="bold",
+        color="#444444",
+    )
+
+
+def _name_faults(axis: Any, names: Sequence[Patch]) -> None:
+    """Below the last panel, under its ticks and its label."""
+    if not names:
+        return
+    height = 72 * axis.get_figure().get_figheight() * axis.get_position().height  # points
+    axis.legend(
+        handles=names,
         loc="upper left",
-        bbox_to_anchor=(0, -0.32),
-        ncols=min(2, len(labels)),
+        bbox_to_anchor=(0, -34 / height),
+        ncols=min(3 if max(len(str(name.get_label())) for name in names) < 30 else 2, len(names)),
         frameon=False,
         fontsize=8,
         borderaxespad=0,
     )
+
+
+def _kind(window: FaultWindow) -> str:
+    return {"cut": "partition", "change": "change of links"}.get(window.effect or "", window.effect or "fault")
 
 
 def _letter(index: int) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from results_world import World, plan_of
 
-from testbed.core.intervals import binomial_interval
+from testbed.core.intervals import binomial_interval, plausible
 from testbed.core.links import Link, LinkState
-from testbed.results.delivery import Delivery, PairDelivery, deliveries
+from testbed.results.delivery import Delivery, PairDelivery, _packet_drops, deliveries
 from testbed.results.records import Records
+from testbed.simulate.losses import Losses
+from testbed.simulate.matrices import Matrices
 
 
 def delivered(world: World) -> Delivery:
@@ -277,3 +281,100 @@ def test_a_delivery_survives_json(tmp_path: Path) -> None:
     world.whole_run(sent=[[0, 1000], [1000, 0]], received=[[0, 875], [875, 0]], overflow=[0, 3])
     data = json.loads(json.dumps(delivered(world).to_json(), allow_nan=False))
     assert Delivery.from_json(data).to_json() == data
+
+
+def test_duplicates_and_corruption_are_no_lie_of_either_witness(tmp_path: Path) -> None:
+    # Of 10 000 packets the kernel drops 0.2 · 0.9 + 0.1 · 0.8 · 0.2 = 19.6 %; of a datagram nothing arrives intact in
+    # 23.3 % of all cases (Link.missing): more than the kernel dropped, because half a tenth of each is corrupted.
+    link = Link(loss=0.2, duplicate=0.1, corrupt=0.05)
+    assert link.drops_per_packet == pytest.approx(0.196)
+    missing = round(10_000 * link.missing)
+    world = World(tmp_path, plan_of(links={(0, 1): link, (1, 0): link}))
+    world.whole_run(sent=[[0, 10_000], [10_000, 0]], received=[[0, 10_000 - missing], [10_000 - missing, 0]])
+    world.counters(10.0, {(0, 1): (10_000, 1960), (1, 0): (10_000, missing)})
+    there, back = pair(delivered(world), 0, 1), pair(delivered(world), 1, 0)
+    assert there.as_asked is True
+    assert there.expected_dropped == pytest.approx(1960)
+    assert there.requested_loss == pytest.approx(link.missing)
+    assert back.denied_by == ("kernel",)  # so many drops are more than loss and duplicates explain
+
+
+def test_losses_in_bursts_may_be_farther_off(tmp_path: Path) -> None:
+    # 10 % in bursts of 10: p = 1/90, r = 0.1, rho = 0.889, a spread of (1 + rho)/(1 - rho) = 17. Of 10 000 packets the
+    # standard deviation is sqrt(900 · 17) = 124 where packets on their own have 30.
+    for burst, as_asked in ((None, False), (10.0, True)):
+        link = Link(loss=0.1, burst=burst)
+        world = World(tmp_path / str(burst), plan_of(links={(0, 1): link, (1, 0): link}))
+        world.whole_run(sent=[[0, 10_000], [0, 0]], received=[[0, 0], [8800, 0]])
+        there = pair(delivered(world), 0, 1)
+        assert there.as_asked is as_asked
+        assert there.interval is not None
+        assert (0.1 in there.interval) is as_asked
+
+
+def test_an_honest_link_with_bursts_is_accused_in_about_one_run_of_a_hundred() -> None:
+    # 4032 runs of 20 000 packets, in bursts of 8 at 5 %: 125 bursts each. At 1 % there would be 40 accusations, give or
+    # take 5 · sqrt(40) = 32.
+    packets, nodes, link = 20_000, 64, Link(loss=0.05, burst=8)
+    state = LinkState.uniform(nodes, link)  # 4032 links, each with a chain of its own
+    losses = Losses(nodes, np.random.default_rng(3))
+    losses.set(Matrices(state))
+    dice = np.random.default_rng(4)
+    asked = _packet_drops(state, (0, 1)).met_by(packets)
+    accused = 0
+    for node in range(nodes):
+        peers = np.delete(np.arange(nodes), node)
+        lost = losses.lost(node, peers, np.ones((nodes - 1, packets), bool), dice).sum(axis=1)
+        accused += sum(not plausible(count, count, [asked]) for count in lost.tolist())
+    assert 8 <= accused <= 72
+
+
+def test_a_downlink_or_a_short_queue_may_drop_more_than_asked_but_not_less(tmp_path: Path) -> None:
+    limited = {(0, 1): Link(loss=0.1), (1, 0): Link(loss=0.1, delay_s=0.01, limit_packets=5)}
+    plan = plan_of(links=limited)
+    state = replace(plan.network.links, downlinks={1: 1e6})
+    world = World(tmp_path, replace(plan, network=replace(plan.network, links=state)))
+    world.whole_run(sent=[[0, 1000], [1000, 0]], received=[[0, 600], [600, 0]])
+    assert delivered(world).as_asked is True
+    world.whole_run(sent=[[0, 1000], [1000, 0]], received=[[0, 999], [999, 0]])
+    assert [each.as_asked for each in delivered(world).pairs] == [None, None]  # two lives: nobody's counts are whole
+
+
+def test_what_was_sent_before_the_training_is_not_the_runs(tmp_path: Path) -> None:
+    world = World(tmp_path, plan_of(loss=0.1))
+    world.supervisor(
+        "counters",
+        3.0,
+        baseline=True,
+        pairs=[{"from": a, "to": 1 - a, "seen": 500, "dropped": 500} for a in (0, 1)],
+    )
+    world.counters(10.0, {(0, 1): (1500, 604), (1, 0): (500, 500)})
+    there, back = pair(delivered(world), 0, 1), pair(delivered(world), 1, 0)
+    assert (there.seen, there.dropped) == (1000, 104)
+    assert there.as_asked is True
+    assert back.seen == 0
+    assert back.as_asked is None
+
+
+def test_a_planned_crash_is_judged_by_the_kernel(tmp_path: Path) -> None:
+    # Node 1 is dead from 4 s to 6 s: its links are cut, and its peer sends on: 400 packets met loss, 200 the cut.
+    plan = plan_of(loss=0.1)
+    world = World(tmp_path, plan)
+    world.links(0.0, plan.network.links)
+    world.counters(4.0, {(0, 1): (400, 41), (1, 0): (400, 38)})
+    world.links(4.0, plan.network.links.with_cut([(0, 1), (1, 0)]))
+    world.counters(6.0, {(0, 1): (600, 241), (1, 0): (400, 38)})
+    world.links(6.0, plan.network.links)
+    world.counters(10.0, {(0, 1): (1000, 280), (1, 0): (800, 80)})
+    world.start(0)
+    world.traffic(0, 10.0, [0, 1000], [0, 700])
+    world.end(0, 10.0, 100)
+    for begun_s, life in ((0.0, 400), (6.0, 390)):
+        world.start(1, begun_s)
+        world.traffic(1, begun_s + 3.9, [life, 0], [life - 40, 0])
+    world.end(1, 10.0, 100)
+    delivery = delivered(world)
+    for each in delivery.pairs:
+        assert each.judged_by == ("kernel",)
+        assert each.as_asked is True
+    assert pair(delivery, 0, 1).expected_dropped == pytest.approx(0.1 * 800 + 200)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from results_world import World, plan_of
 
-from testbed.core.faults import Cut, Fault, Moment
+from testbed.core.faults import Crash, Cut, Fault, Moment
 from testbed.plan import Target, Task
 from testbed.report import plot
 
 
-def trained(path: Path, *, accuracy: float | None = 0.9, drift: float = 0.1) -> World:
+def trained(path: Path, *, accuracy: float | None = 0.9, drift: float = 0.1, more: Sequence[Fault] = ()) -> World:
     cut = Fault(Moment(at_s=3.0), Cut(frozenset({(0, 1)})), "partition 0 | 1", 2.0)
     task = Task() if accuracy is not None else Task(data=None, model="quadratic", parameters={"dimension": 2})
-    world = World(path, plan_of(faults=[cut], target=Target(loss=0.2), task=task))
+    world = World(path, plan_of(faults=[cut, *more], target=Target(loss=0.2), task=task))
     for rank in (0, 1):
         world.start(rank)
         for step in range(10, 101, 10):
@@ -80,3 +81,24 @@ def test_a_mean_model_that_was_never_evaluated_leaves_the_ranks_own(tmp_path: Pa
     world = trained(tmp_path)
     world.folder.evaluation.unlink()
     assert len(plot(world.folder)) == 2
+
+
+def test_nodes_that_were_away_have_a_panel_of_their_own(tmp_path: Path) -> None:
+    crash = Fault(Moment(at_s=6.0), Crash(nodes=frozenset({1})), "crash 1", 1.0)
+    world = trained(tmp_path, more=[crash])
+    world.supervisor("fault", 6.0, label="crash 1", effect="crash", begins=True, planned_s=6.0, took_s=0.0, by="plan")
+    shown = texts(plot(world.folder)[0])
+    for text in ("node 1", "down", "A  partition 0 | 1"):
+        assert text in shown
+    assert "crash 1" not in shown
+
+
+def test_more_faults_than_a_legend_holds_are_named_by_kind(tmp_path: Path) -> None:
+    world = trained(tmp_path)
+    for number in range(30):
+        values = {"effect": "cut", "took_s": 0.0, "by": "plan", "label": f"cut number {number}"}
+        world.supervisor("fault", 0.3 * number, begins=True, planned_s=0.3 * number, **values)
+        world.supervisor("fault", 0.3 * number + 0.1, begins=False, planned_s=0.3 * number + 0.1, **values)
+    shown = texts(plot(world.folder)[0])
+    assert "partition (31 times)" in shown
+    assert "cut number" not in shown

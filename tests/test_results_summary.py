@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from results_world import World, plan_of
 
-from testbed.core.faults import Cut, Fault, Heal, Moment
+from testbed.core.faults import Crash, Cut, Fault, Heal, Moment, Pause
 from testbed.errors import NetworkError
 from testbed.plan import Target
 from testbed.results import (
@@ -255,3 +255,95 @@ def test_lines_never_break_between_a_number_and_its_unit(tmp_path: Path) -> None
 def test_a_summary_reads_without_its_plan(tmp_path: Path) -> None:
     summary = Summary.from_json(json.loads(json.dumps(summary_of(honest_run(tmp_path)).to_json())))
     assert render(summary).startswith("by-hand: rps, 2 ranks, docker: 100 of 100 steps in 10 s")
+
+
+# ---- faults
+
+
+def line(world: World, at_s: float, label: str, *, begins: bool, planned_s: float | None, **values: Any) -> None:
+    world.supervisor(
+        "fault", at_s, label=label, begins=begins, planned_s=planned_s, step=1, took_s=0.002, by="plan", **values
+    )
+
+
+def test_faults_are_told_with_their_times_and_their_lateness(tmp_path: Path) -> None:
+    crash, pause = Crash(nodes=frozenset({1})), Pause(frozenset({0}))
+    faults = (
+        Fault(Moment(at_s=2.0), crash, "crash 1", 3.0),
+        Fault(Moment(step=50), pause, "pause 0", 1.0),
+    )
+    world = honest_run(tmp_path, faults=faults)
+    line(world, 2.004, "crash 1", begins=True, planned_s=2.0, effect="crash")
+    line(world, 5.012, "crash 1", begins=False, planned_s=5.0, effect="crash")
+    line(world, 7.0, "pause 0", begins=True, planned_s=None, effect="pause")
+    line(world, 8.0, "pause 0", begins=False, planned_s=8.0, effect="pause")
+    summary = summary_of(world)
+    first = summary.to_json()["faults"][0]
+    assert (first["label"], first["effect"], first["nodes"], first["by"]) == ("crash 1", "crash", (1,), "plan")
+    assert (first["begin_s"], first["planned_s"], first["end_s"], first["end_planned_s"]) == (2.004, 2.0, 5.012, 5.0)
+    text = " ".join(render(summary).split())
+    assert "Faults: crash 1 at 2 s for 3.01 s (12 ms late); pause 0 at 7 s for 1 s." in text
+    assert "Node 1 crashed, for 3.01 s. Node 0 was paused, for 1 s." in text
+
+
+def test_many_faults_are_told_by_how_late_they_were(tmp_path: Path) -> None:
+    world = honest_run(tmp_path)
+    for number in range(101):  # 0 ms, 1 ms ... 100 ms late
+        line(world, number + number / 1000, "heal", begins=True, planned_s=float(number), effect="heal")
+    text = " ".join(render(summary_of(world)).split())
+    assert "101 faults; of 101 planned instants half were met within 50 ms and 99 % within 99 ms" in text
+
+
+def test_a_planned_crash_is_no_warning_and_another_one_is(tmp_path: Path) -> None:
+    for name, crashes, warned in (("planned", 1, False), ("not", 0, True)):
+        crash = Fault(Moment(at_s=2.0), Crash(nodes=frozenset({1})), "crash 1", 3.0)
+        world = World(tmp_path / name, plan_of(2, loss=0, faults=[crash] * crashes))
+        for rank, at_s in ((0, 0.0), (1, 0.0), (1, 5.0)):
+            world.start(rank, at_s)
+        for rank in (0, 1):
+            world.rank(rank, "skip", 5.5, **{"from": 1, "to": 50})
+            world.end(rank, 10.0, 100)
+        for at_s, begins in ((2.0, True), (5.0, False))[: 2 * crashes]:
+            line(world, at_s, "crash 1", begins=begins, planned_s=at_s, effect="crash")
+        said = any("a crash that nobody planned: rank 1" in warning for warning in summary_of(world).warnings)
+        assert said is warned
+
+
+def test_who_is_down_by_plan_at_the_end_is_not_missed(tmp_path: Path) -> None:
+    crash = Fault(Moment(at_s=2.0), Crash(ranks=frozenset({1})), "crash rank 1")
+    world = World(tmp_path, plan_of(2, loss=0, faults=[crash]))
+    for rank in (0, 1):
+        world.start(rank)
+    world.end(0, 10.0, 100)
+    line(world, 2.0, "crash rank 1", begins=True, planned_s=2.0, effect="crash")
+    assert summary_of(world).warnings == ()
+
+
+def test_what_the_kernel_did_not_take_is_the_first_warning_and_on_request_an_error(tmp_path: Path) -> None:
+    world = honest_run(tmp_path)
+    wrong = ["link 0 -> 1: loss 0.1 was meant, 0 is in force", "link 1 -> 0: open was meant, the opposite is in force"]
+    line(world, 2.0, "set", begins=True, planned_s=2.0, effect="change", wrong=wrong)
+    world.supervisor("links", 2.0, state=world.plan.network.links.to_json(), wrong=wrong)
+    summary = summary_of(world)
+    assert summary.warnings[0] == (
+        "The network was not as asked: read back after a change, link 0 -> 1: loss 0.1 was meant, 0 is in force "
+        "(and 1 more, in supervisor.jsonl)."
+    )
+    with pytest.raises(NetworkError, match="read back"):
+        insist_on_the_network(summary)
+
+
+def test_a_delaying_process_that_could_not_keep_up_is_warned_of(tmp_path: Path) -> None:
+    for number, (late, dropped) in enumerate([(10, 0), (11, 0), (0, 1)]):  # 1 % of 1000 is no reason yet
+        world = honest_run(tmp_path / str(number))
+        world.supervisor("userspace", 5.0, packets=500, late=500, worst_s=0.1, dropped=3)  # not the last word
+        world.supervisor("userspace", 9.0, packets=1000, late=late, worst_s=0.1, dropped=dropped)
+        warnings = [each for each in summary_of(world).warnings if "process that delays" in each]
+        assert len(warnings) == (0 if number == 0 else 1)
+
+
+def test_who_was_started_again_does_not_take_the_picture_back(tmp_path: Path) -> None:
+    world = World(tmp_path, plan_of(1))
+    for at_s, step in ((1.0, 10), (2.0, 1), (3.0, 20)):
+        world.step(0, at_s, step)
+    assert Records.read(world.folder, world.plan).steps_at([1.0, 2.0, 3.0]) == [10, 10, 20]

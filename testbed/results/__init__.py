@@ -1,11 +1,13 @@
 """What came out of a run: read from its journals, judged, put into sentences. Pictures are report.py's.
 
-records.py reads a run's folder, delivery.py holds what the network did against what was asked, summary.py puts both
-together, sentences.py says it to a person. What every field means: docs/results.md.
+records.py reads a run's folder, faults.py says what came over the run, delivery.py holds what the network did against
+what was asked, summary.py puts all together, sentences.py says it to a person. What every field means: docs/results.md.
 """
 
 from testbed.results.delivery import Delivery, PairDelivery
-from testbed.results.records import FaultWindow, Records
+from testbed.results.faults import FaultWindow, fault_windows
+from testbed.results.findings import render_verification
+from testbed.results.records import Records
 from testbed.results.sentences import render
 from testbed.results.summary import Summary, insist_on_the_network, read_summary, summarise, write_summary
 
@@ -15,9 +17,11 @@ __all__ = [
     "PairDelivery",
     "Records",
     "Summary",
+    "fault_windows",
     "insist_on_the_network",
     "read_summary",
     "render",
+    "render_verification",
     "summarise",
     "write_summary",
 ]

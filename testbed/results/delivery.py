@@ -4,7 +4,8 @@ Two witnesses, from different places:
 - the *datagrams* that ranks counted: a sent 1000 to b, b got 903 distinct ones. This is the loss that training met. It
   is known to the packet only where both ends lived from "go" to their own end: what a killed rank sent last, and what
   was sent to it while it was dead, nobody can know. Such a pair is not judged by it.
-- the *kernel's* counters at the place where it drops: seen and dropped, whoever sent.
+- the *kernel's* counters at the place where it drops: seen and dropped, whoever sent. A duplicate that is lost is
+  dropped and was not seen; what is corrupted is not dropped, and yet no datagram.
 A pair is as asked when every witness that can be heard says so, at the level that makes 1 % false alarms for the whole
 network (core/intervals.py).
 
@@ -17,11 +18,18 @@ the socket; its interval spans both bounds, and the verdict gives the benefit of
 (the kernel's where there are any, else the ranks'), in a straight line between two readings. A reading is never exactly
 at the change: the packets that may have been counted on the wrong side widen the verdict.
 
+**Bursts.** Losses that come in bursts spread wider: the same number of packets tells less (core/intervals.py; here
+`_spread`).
+
+**Crashes.** A dead node's links are cut, so that the kernel's counts go on and mean something; what its ranks had
+counted last is lost with them, and of its pairs the kernel alone is heard.
+
 **The end.** Ranks end at different times. What was sent to a rank that had already counted for the last time is in one
 side of the books only, and taken out: by the sender's counts, in a straight line between two readings, and with what
 that may be wrong by in the interval and in the verdict.
 
-**Rate.** A link with a rate drops what exceeds it, as it was asked to. There only too little loss is "not as asked".
+**Rate.** A link with a rate, or with a queue of its own length, or before a downlink, drops what exceeds it, as it was
+asked to. There only too little loss is "not as asked".
 """
 
 from __future__ import annotations
@@ -31,7 +39,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,13 +48,13 @@ from testbed.core.intervals import (
     LEVEL,
     Interval,
     Trials,
-    binomial_interval,
     expected_hits,
     familywise_level,
     interval_between,
     plausible,
+    spread_of,
 )
-from testbed.core.links import LinkState, Pair, all_pairs
+from testbed.core.links import Link, LinkState, Pair, all_pairs, gilbert
 from testbed.journal import Record
 from testbed.plan import Plan
 from testbed.results.records import Records
@@ -57,6 +65,19 @@ LISTED_NODES = 64  # above that many nodes the pairs are pooled and not listed: 
 
 Reading = tuple[float, float]  # (at_s, cumulative count)
 Counts = NDArray[np.int64]
+
+
+class Loss(NamedTuple):
+    """What a packet meets on a link."""
+
+    probability: float  # that it is lost
+    spread: float = 1.0  # of the number lost: its variance over that of packets that are lost on their own
+
+    def met_by(self, packets: float) -> Trials:
+        return Trials(packets, self.probability, self.spread)
+
+
+Course = Sequence[tuple[float, Loss]]  # (from when, what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +236,9 @@ class Evidence:
     books: Books
     overflow: tuple[int, int, int]  # estimate, low, high
     kernel: tuple[int, int] | None  # seen, dropped
-    requested: tuple[Trials, ...]  # packets by the loss they met, of the better witness
+    requested: tuple[Trials, ...]  # packets by the loss that their datagrams met
     witnesses: tuple[Witness, ...]
-    has_rate: bool
+    may_overflow: bool  # the link itself may drop more than its loss
 
 
 NOTHING = Books(0, 0, 0, (), 0.0)
@@ -250,19 +271,22 @@ def _judge(evidence: Evidence, level: float, *, pooled: bool = False) -> PairDel
             return min(counted, max(0, lost))
 
         achieved_by, achieved = "datagrams", within(counted - evidence.received - estimate) / counted
-        interval = interval_between(
+        interval = _interval(
             within(evidence.books.low - evidence.received - high),
             within(evidence.books.high - evidence.received - low),
             counted,
+            evidence.books.parts,
         )
     elif seen and dropped is not None:
-        achieved_by, achieved, interval = "kernel", dropped / seen, binomial_interval(dropped, seen)
-    packets = sum(part.number for part in evidence.requested)
+        achieved_by, achieved = "kernel", dropped / seen
+        interval = _interval(dropped, dropped, seen, kernel_parts[0] if kernel_parts else ())
+    requested = kernel_parts[0] if achieved_by == "kernel" and kernel_parts else evidence.requested
+    packets = sum(part.number for part in requested)
     return PairDelivery(
         sender=None if pooled else evidence.pair[0],
         receiver=None if pooled else evidence.pair[1],
-        requested_loss=expected_hits(evidence.requested) / packets if packets else evidence.requested[0].probability,
-        requested_changed=not pooled and len({part.probability for part in evidence.requested}) > 1,
+        requested_loss=expected_hits(requested) / packets if packets else requested[0].probability,
+        requested_changed=not pooled and len({part.probability for part in requested}) > 1,
         sent=evidence.sent,
         counted=evidence.books.counted,
         received=evidence.received,
@@ -277,9 +301,18 @@ def _judge(evidence: Evidence, level: float, *, pooled: bool = False) -> PairDel
         expected_dropped=expected_hits(kernel_parts[0]) if kernel_parts else None,
         judged_by=tuple(heard),
         denied_by=tuple(
-            witness.name for witness in evidence.witnesses if witness.denies(level, excess_allowed=evidence.has_rate)
+            witness.name
+            for witness in evidence.witnesses
+            if witness.denies(level, excess_allowed=evidence.may_overflow)
         ),
     )
+
+
+def _interval(low: int, high: int, of: int, parts: Iterable[Trials]) -> Interval:
+    """Of so many packets; where losses come in bursts, as wide as that of fewer that are lost on their own."""
+    spread = spread_of(parts)
+    number = max(1, round(of / spread))
+    return interval_between(min(number, math.floor(low / spread)), min(number, math.ceil(high / spread)), number)
 
 
 def _evidence(plan: Plan, records: Records, states: Sequence[tuple[float, LinkState]]) -> list[Evidence]:
@@ -300,11 +333,12 @@ def _evidence(plan: Plan, records: Records, states: Sequence[tuple[float, LinkSt
             [_overflow(lost[:, rank], overflow[rank], ranks_of[a], received[rank]) for rank in ranks_of[b]]
         )
         estimate, low, high = (int(value) for value in bounds.sum(axis=0))
-        course = [(at_s, state.loss((a, b))) for at_s, state in states]
+        course = [(at_s, _datagram_loss(state, (a, b))) for at_s, state in states]
+        drops = [(at_s, _packet_drops(state, (a, b))) for at_s, state in states]
         witnesses = []
         readings = kernel.get((a, b))
         if readings and readings[-1][1] > 0:
-            parts, unsure = _parts(course, [(at_s, seen) for at_s, seen, _ in readings])
+            parts, unsure = _parts(drops, [(at_s, seen) for at_s, seen, _ in readings])
             dropped = readings[-1][2]
             witnesses.append(Witness("kernel", dropped - unsure, dropped + unsure, parts))
         margin_s = max(link.delay_s + link.jitter_s for link in (state.links[a, b] for _, state in states))
@@ -314,8 +348,10 @@ def _evidence(plan: Plan, records: Records, states: Sequence[tuple[float, LinkSt
         if pair_sent and whole[a] and whole[b]:
             least, most = books.low - pair_received - high, books.high - pair_received - low
             witnesses.append(Witness("datagrams", least - books.unsure, most + books.unsure, books.parts))
-        requested = witnesses[-1].parts if witnesses else (Trials(0, course[0][1]),)
-        has_rate = any(state.links[a, b].rate_bps is not None for _, state in states)
+        requested = witnesses[-1].parts if witnesses else (Trials(0, course[0][1].probability),)
+        if witnesses and readings and readings[-1][1] > 0:  # the kernel is read closer to the changes
+            requested, _ = _parts(course, [(at_s, seen) for at_s, seen, _ in readings])
+        may_overflow = any(_may_overflow(state, (a, b)) for _, state in states)
         found.append(
             Evidence(
                 (a, b),
@@ -326,10 +362,48 @@ def _evidence(plan: Plan, records: Records, states: Sequence[tuple[float, LinkSt
                 (int(readings[-1][1]), int(readings[-1][2])) if readings else None,
                 requested,
                 tuple(witnesses),
-                has_rate,
+                may_overflow,
             )
         )
     return found
+
+
+def _datagram_loss(state: LinkState, pair: Pair) -> Loss:
+    """That nothing of a datagram arrives intact. Within a burst a single copy goes on where it was duplicated, else
+    none; outside of bursts one or two do."""
+    link, probability = state.links[pair], state.loss(pair)
+    within = 1 - link.duplicate * (1 - link.corrupt)
+    outside = link.corrupt * (1 - link.duplicate) + link.duplicate * link.corrupt**2
+    return Loss(probability, 1.0 if pair in state.cut else _spread(link, probability, within - outside))
+
+
+def _packet_drops(state: LinkState, pair: Pair) -> Loss:
+    """That the kernel drops a packet for one that it saw: the packet, or the second copy that it made of it."""
+    link = state.links[pair]
+    if pair in state.cut:
+        return Loss(1.0)
+    return Loss(link.drops_per_packet, _spread(link, link.drops_per_packet, 1 - link.duplicate))
+
+
+def _spread(link: Link, probability: float, told: float) -> float:
+    """Of the number of hits, each of `probability`, that is by `told` more within a burst than outside.
+
+    The hits of two packets k apart have the covariance told² L(1 − L) ρ^k, the states of the chain having L(1 − L) ρ^k;
+    summed over all pairs, beside the variance P(1 − P) of each hit itself: 1 + told² L(1 − L) / P(1 − P) · 2ρ/(1 − ρ).
+    With losses alone, P = L and told = 1, this is (1 + ρ)/(1 − ρ). A chain that alternates spreads less, and is
+    judged as if it did not.
+    """
+    if link.burst is None or not 0 < probability < 1 or not link.loss:
+        return 1.0
+    enter, leave = gilbert(link.loss, link.burst)
+    rho = max(0.0, 1 - enter - leave)
+    share = told**2 * link.loss * (1 - link.loss) / (probability * (1 - probability))
+    return 1 + share * 2 * rho / (1 - rho)
+
+
+def _may_overflow(state: LinkState, pair: Pair) -> bool:
+    link = state.links[pair]
+    return link.rate_bps is not None or link.limit_packets is not None or pair[1] in state.downlinks
 
 
 def _pool(found: Sequence[Evidence]) -> Evidence:
@@ -353,9 +427,9 @@ def _pool(found: Sequence[Evidence]) -> Evidence:
         sum((each.books for each in counted), NOTHING),
         (sum(columns[0]), sum(columns[1]), sum(columns[2])),
         (sum(seen for seen, _ in kernel), sum(dropped for _, dropped in kernel)) if kernel else None,
-        witnesses[-1].parts,
+        _merged(part for each in (counted or found) for part in each.requested),
         witnesses,
-        any(each.has_rate for each in found),
+        any(each.may_overflow for each in found),
     )
 
 
@@ -395,6 +469,9 @@ def _kernel_readings(records: Records) -> dict[Pair, list[tuple[float, int, int]
     for line in records.supervised("counters"):
         for row in line["pairs"]:
             pair, now = (int(row["from"]), int(row["to"])), (int(row["seen"]), int(row["dropped"]))
+            if line.get("baseline"):  # what the links were measured with before the training
+                raw[pair] = now
+                continue
             before = raw.get(pair, (0, 0))
             base = (0, 0) if now[0] < before[0] else before
             raw[pair] = now
@@ -405,7 +482,7 @@ def _kernel_readings(records: Records) -> dict[Pair, list[tuple[float, int, int]
 
 
 def _books(
-    course: Sequence[tuple[float, float]],
+    course: Course,
     traffic: Sequence[Sequence[Record]],
     sender: int,
     receiver: int,
@@ -437,9 +514,9 @@ def _read_at(at_s: float, readings: Sequence[Reading]) -> tuple[float, float]:
     return before + part * (after - before), (after - before) * min(1.0, BURST * min(part, 1 - part))
 
 
-def _parts(course: Sequence[tuple[float, float]], readings: Sequence[Reading]) -> tuple[tuple[Trials, ...], float]:
+def _parts(course: Course, readings: Sequence[Reading]) -> tuple[tuple[Trials, ...], float]:
     """How many packets met which loss, and how many losses more or fewer that may have been for want of a reading just
-    at a change. `course` is (from when, loss), `readings` are cumulative counts."""
+    at a change. `readings` are cumulative counts."""
     total = readings[-1][1] if readings else 0.0
     readings = [(0.0, 0.0), *readings]
     parts: list[Trials] = []
@@ -449,19 +526,20 @@ def _parts(course: Sequence[tuple[float, float]], readings: Sequence[Reading]) -
             continue
         upto, wrong = _read_at(change_s, readings)
         # One more, because the reading itself may lie just before or after the packet it tells apart.
-        unsure += (wrong + 1) * abs(next_loss - loss)
-        parts.append(Trials(upto - begun, loss))
+        unsure += (wrong + 1) * abs(next_loss.probability - loss.probability)
+        parts.append(loss.met_by(upto - begun))
         begun = upto
-    parts.append(Trials(total - begun, course[-1][1]))
+    parts.append(course[-1][1].met_by(total - begun))
     return _merged(parts), unsure
 
 
 def _merged(parts: Iterable[Trials]) -> tuple[Trials, ...]:
-    """One entry per probability."""
-    numbers: dict[float, float] = {}
+    """One entry per kind of loss."""
+    numbers: dict[Loss, float] = {}
     for part in parts:
-        numbers[part.probability] = numbers.get(part.probability, 0.0) + part.number
-    return tuple(Trials(number, probability) for probability, number in sorted(numbers.items()))
+        loss = Loss(part.probability, part.spread)
+        numbers[loss] = numbers.get(loss, 0.0) + part.number
+    return tuple(loss.met_by(number) for loss, number in sorted(numbers.items()))
 
 
 def _rounded(value: float | None) -> float | None:

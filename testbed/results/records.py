@@ -8,23 +8,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import median
 
-from testbed.core.faults import Heal
 from testbed.core.links import LinkState
 from testbed.journal import Record, read_journal
 from testbed.plan import Plan
 from testbed.runfolder import RunFolder
-
-
-@dataclass(frozen=True, slots=True)
-class FaultWindow:
-    """From when to when a fault held. `end_s` is the end of the run where it did not end before."""
-
-    label: str
-    begin_s: float
-    end_s: float
-    ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,30 +72,14 @@ class Records:
             return [(0.0, plan.network.links)]
         return [(0.0, states[0][1]), *states[1:]]
 
-    def fault_windows(self, plan: Plan) -> list[FaultWindow]:
-        """In order of beginning. Two faults of one label end in the order in which they began; a heal takes no time."""
-        heals = {fault.label for fault in plan.faults if isinstance(fault.effect, Heal)}
-        windows: list[FaultWindow] = []
-        open_at: dict[str, list[int]] = {}
-        for line in self.supervised("fault"):
-            at_s, label = float(line["at_s"]), str(line["label"])
-            if label in heals:
-                windows.append(FaultWindow(label, at_s, at_s, True))
-            elif line["begins"]:
-                open_at.setdefault(label, []).append(len(windows))
-                windows.append(FaultWindow(label, at_s, max(self.duration_s, at_s), False))
-            elif open_at.get(label):
-                index = open_at[label].pop(0)
-                windows[index] = FaultWindow(label, windows[index].begin_s, at_s, True)
-        return windows
-
     def steps_at(self, times_s: Sequence[float]) -> list[float]:
         """How many steps the median rank had done at each time, with a fraction for the step it was in."""
         courses = []
         for rank in range(len(self.ranks)):
             done = [(float(line["at_s"]), int(line["step"])) for line in self.of(rank, "step")]
-            if done:
-                courses.append(([0.0, *(at_s for at_s, _ in done)], [0, *(step for _, step in done)]))
+            if done:  # who is started again begins at step 0 and is soon where it was: no way back
+                most = accumulate((step for _, step in done), max)
+                courses.append(([0.0, *(at_s for at_s, _ in done)], [0, *most]))
         return [median([_between(times, steps, at_s) for times, steps in courses] or [0.0]) for at_s in times_s]
 
 

@@ -9,18 +9,23 @@ import re
 from collections.abc import Sequence
 from textwrap import fill
 
+import numpy as np
+
 from testbed.results.delivery import PairDelivery
+from testbed.results.faults import FaultWindow
 from testbed.results.summary import Summary, percent
 
 WHOLE_TABLE_NODES = 6  # up to 30 pairs
 WORST_PAIRS = 8
 WIDTH = 100
+LISTED_FAULTS = 4
+ON_TIME_S = 0.0005  # what the journals' clocks can tell, and a person would care for
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def render(summary: Summary) -> str:
     """A short text, no trailing newline."""
-    sentences = [_what(summary), _model(summary), _target(summary), _network(summary)]
+    sentences = [_what(summary), _model(summary), _target(summary), _network(summary), _faults(summary), _away(summary)]
     blocks = [_filled(" ".join(text.split())) for text in sentences if text]
     blocks += [_pairs(summary)] if summary.network.pairs else []
     blocks += [_filled(f"warning: {warning}") for warning in summary.warnings]
@@ -93,6 +98,68 @@ def _network(summary: Summary) -> str:
     if network.as_asked:
         return f"{text}. As asked."
     return f"{text}. Not as asked: see the warnings."
+
+
+def _faults(summary: Summary) -> str:
+    faults = summary.faults
+    if not faults:
+        return ""
+    late_s = [late_s for fault in faults for late_s in fault.lateness_s]
+    if len(faults) <= LISTED_FAULTS:
+        return f"Faults: {'; '.join(_fault(fault) for fault in faults)}."
+    text = f"{len(faults)} faults"
+    if by_hand := sum(fault.by == "hand" for fault in faults):
+        text += f", {by_hand} of them by hand"
+    if late_s and max(late_s) < ON_TIME_S:
+        return f"{text}; all that were planned for a time came on time."
+    if late_s:
+        half_s, most_s = (max(0.0, float(value)) for value in np.quantile(late_s, (0.5, 0.99)))
+        text += (
+            f"; of {len(late_s)} planned instants half were met within {duration(half_s)} and 99 % within "
+            f"{duration(most_s)}"
+        )
+    took_s = float(np.quantile([fault.took_s for fault in faults], 0.99))
+    return text + (f"; a change took {duration(took_s)} (99th percentile)." if took_s else ".")
+
+
+def _fault(fault: FaultWindow) -> str:
+    """partition 0 | 1-3 at 5 s for 5 s (0.8 ms late)."""
+    planned_s = fault.planned_s
+    text = f"{fault.label} at {duration(fault.begin_s if planned_s is None else planned_s)}"
+    if not fault.ended:
+        text += " to the end"
+    elif fault.end_s > fault.begin_s:
+        text += f" for {duration(fault.end_s - fault.begin_s)}"
+    if fault.by == "hand":
+        return f"{text} (by hand)"
+    if planned_s is None:
+        return text
+    late_s = max(fault.lateness_s)
+    return f"{text} ({'on time' if late_s < ON_TIME_S else duration(late_s) + ' late'})"
+
+
+def _away(summary: Summary) -> str:
+    """Who crashed, was paused or slow, how often and for how long in all; and what it cost those who came back."""
+    said = []
+    for effect, was in (("crash", "crashed"), ("pause", "was paused"), ("slow", "was slow")):
+        found = [fault for fault in summary.faults if fault.effect == effect]
+        times_s: dict[str, list[float]] = {}
+        for fault in found:
+            for who in [*(f"node {node}" for node in fault.nodes), *(f"rank {rank}" for rank in fault.ranks)]:
+                times_s.setdefault(who, []).append(fault.end_s - fault.begin_s)
+        if len(times_s) > LISTED_FAULTS:
+            total = sum(len(each) for each in times_s.values())
+            said.append(f"{len(times_s)} nodes or ranks {was.replace('was', 'were')}, {total} times in all.")
+            continue
+        for who, each_s in sorted(times_s.items()):
+            often = "" if len(each_s) == 1 else f" {len(each_s)} times"
+            said.append(f"{who.capitalize()} {was}{often}, for {duration(sum(each_s))}.")
+    back = [rank for rank in summary.ranks if rank.starts > 1 and rank.skipped_steps]
+    if back:
+        steps = sorted(rank.skipped_steps for rank in back)
+        who = "Who was started again" if len(back) > 1 else f"Rank {back[0].rank}, started again,"
+        said.append(f"{who} skipped {steps[0] if steps[0] == steps[-1] else f'{steps[0]} to {steps[-1]}'} steps.")
+    return " ".join(said)
 
 
 def _pairs(summary: Summary) -> str:

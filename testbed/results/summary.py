@@ -17,10 +17,12 @@ from testbed.errors import NetworkError
 from testbed.journal import Record
 from testbed.plan import Plan
 from testbed.results.delivery import Delivery, PairDelivery, deliveries
-from testbed.results.records import FaultWindow, Records
+from testbed.results.faults import FaultWindow, fault_windows, outages_of
+from testbed.results.records import Records
 from testbed.runfolder import RunFolder, read_json, write_json
 
 LATE_WARNING = 0.05  # of a rank's steps: above that its deadlines, not its data, pace it
+USERSPACE_WARNING = 0.01  # of the packets that a delaying process held: a percentile of their delays
 OVERFLOW_WARNING = 0.0005  # of what reached a socket: below that it cannot move a loss that anyone would ask for
 
 
@@ -114,7 +116,7 @@ class Summary:
         data["target"] = TargetSummary(**data["target"]) if data["target"] else None
         data["ranks"] = tuple(RankSummary(**rank) for rank in data["ranks"])
         data["network"] = Delivery.from_json(data["network"])
-        data["faults"] = tuple(FaultWindow(**fault) for fault in data["faults"])
+        data["faults"] = tuple(FaultWindow.from_json(fault) for fault in data["faults"])
         data["warnings"] = tuple(data["warnings"])
         return cls(**data)
 
@@ -127,6 +129,7 @@ def summarise(
     ranks = tuple(_rank(plan, records, rank) for rank in range(plan.size))
     step_s = np.concatenate([_step_times_s(records, rank) for rank in range(plan.size)])
     network = deliveries(plan, records)
+    faults = tuple(fault_windows(plan, records))
     return Summary(
         name=plan.name,
         arm=arm,
@@ -147,8 +150,8 @@ def summarise(
         target=_target(plan, records.evaluation),
         ranks=ranks,
         network=network,
-        faults=tuple(records.fault_windows(plan)),
-        warnings=tuple(_warnings(plan, records, ranks, network)),
+        faults=faults,
+        warnings=tuple(_warnings(plan, records, ranks, network, faults)),
         made=dict(made or {}),
     )
 
@@ -164,9 +167,9 @@ def read_summary(folder: RunFolder) -> Summary | None:
 
 
 def insist_on_the_network(summary: Summary) -> None:
-    """Raises NetworkError where the network was measured and was not as asked."""
-    if summary.network.as_asked is False:
-        complaints = [warning for warning in summary.warnings if warning.startswith(NETWORK_WARNING)]
+    """Raises NetworkError where the network was looked at, or measured, and was not as asked."""
+    complaints = [warning for warning in summary.warnings if warning.startswith(NETWORK_WARNING)]
+    if complaints:
         raise NetworkError(
             "\n".join(complaints),
             remedy="see the pairs in summary.json: kernel counters tell whether the packets were lost on the link",
@@ -252,7 +255,10 @@ def _target(plan: Plan, evaluation: Sequence[Record]) -> TargetSummary | None:
 NETWORK_WARNING = "The network was not as asked"
 
 
-def _warnings(plan: Plan, records: Records, ranks: Sequence[RankSummary], network: Delivery) -> Iterable[str]:
+def _warnings(
+    plan: Plan, records: Records, ranks: Sequence[RankSummary], network: Delivery, faults: Sequence[FaultWindow]
+) -> Iterable[str]:
+    yield from _of_the_machine(records)
     for pair in sorted(network.denied, key=lambda pair: -_distance(pair))[:6]:
         yield _not_as_asked(f"on node {pair.sender} → {pair.receiver}", pair)
     if len(network.denied) > 6:
@@ -262,11 +268,26 @@ def _warnings(plan: Plan, records: Records, ranks: Sequence[RankSummary], networ
     asked = any(state.loss(pair) > 0 for _, state in records.links(plan) for pair in state.links)
     if asked and network.as_asked is None:
         yield "Loss was asked for, but nothing was counted that could tell whether it came."
-    yield from _of_ranks(plan, records, ranks)
+    yield from _of_ranks(plan, records, ranks, faults)
     yield from _of_faults(plan, records)
     for line in records.supervised("warning"):
         message = str(line["message"])
         yield message[0].upper() + message[1:] + "."
+
+
+def _of_the_machine(records: Records) -> Iterable[str]:
+    """What it did otherwise than it was told, whatever came of it."""
+    wrong = [str(sentence) for line in records.supervisor for sentence in line.get("wrong", ())]
+    if wrong := list(dict.fromkeys(wrong)):  # a change of links stands in the lines of the fault and of the links
+        more = f" (and {len(wrong) - 1} more, in supervisor.jsonl)" if len(wrong) > 1 else ""
+        yield f"{NETWORK_WARNING}: read back after a change, {wrong[0]}{more}."
+    for line in records.supervised("userspace")[-1:]:  # cumulative
+        if line["dropped"] or line["late"] > USERSPACE_WARNING * line["packets"]:
+            yield (
+                f"{NETWORK_WARNING} by the process that delays packets: of {line['packets']} it sent {line['late']} "
+                f"on too late and lost {line['dropped']}. Ask for a lower rate or fewer nodes, or use a kernel with "
+                "netem."
+            )
 
 
 def _distance(pair: PairDelivery) -> float:
@@ -286,7 +307,11 @@ def _not_as_asked(where: str, pair: PairDelivery) -> str:
     return f"{NETWORK_WARNING} {where}: {asked}, {said}{tail}."
 
 
-def _of_ranks(plan: Plan, records: Records, ranks: Sequence[RankSummary]) -> Iterable[str]:
+def _of_ranks(
+    plan: Plan, records: Records, ranks: Sequence[RankSummary], faults: Sequence[FaultWindow]
+) -> Iterable[str]:
+    outages = {rank.rank: outages_of(plan, faults, rank.rank) for rank in ranks}
+    crashes = {rank: [each for each in found if each.effect == "crash"] for rank, found in outages.items()}
     full = [rank for rank in ranks if rank.overflow > OVERFLOW_WARNING * max(1, _reached(records, rank.rank))]
     if full:
         yield (
@@ -299,14 +324,15 @@ def _of_ranks(plan: Plan, records: Records, ranks: Sequence[RankSummary]) -> Ite
             f"A deadline ended a phase in {_span([share for share, _ in late], percent)} of the steps of "
             f"{_named([rank for _, rank in late])}: what came after it was left out."
         )
-    if back := [rank for rank in ranks if rank.starts > 1]:
-        yield f"Started again after a crash: {_named(back)}."
-    if absent := [rank for rank in ranks if not rank.starts]:
+    if back := [rank for rank in ranks if rank.starts > 1 + sum(each.ended for each in crashes[rank.rank])]:
+        yield f"Started again after a crash that nobody planned: {_named(back)}."
+    down = {rank for rank, found in crashes.items() if any(not each.ended for each in found)}
+    if absent := [rank for rank in ranks if not rank.starts and rank.rank not in down]:
         yield f"Never started: {_named(absent)}."
-    if short := [rank for rank in ranks if rank.starts and rank.ended is None]:
+    if short := [rank for rank in ranks if rank.starts and rank.ended is None and rank.rank not in down]:
         steps = _span([rank.steps for rank in short], str)
         yield f"Did not come to their end: {_named(short)}; their journals stop after step {steps}."
-    if behind := [rank for rank in ranks if rank.skipped_steps]:
+    if behind := [rank for rank in ranks if rank.skipped_steps and not outages[rank.rank]]:
         steps = _span([rank.skipped_steps for rank in behind], str)
         yield f"Fell behind and skipped steps: {_named(behind)}, {steps} of {plan.run.steps}."
     if any(row.get("final") and row["loss"] is None for row in records.evaluation):

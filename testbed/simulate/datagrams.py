@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from testbed.simulate.wires import Ranks, Wires
 OVER = np.iinfo(np.int64).max  # the step of a rank that has left
 
 Suspicion = Callable[[int, int, bool], None]  # (rank, peer, whether it was heard again)
+Presence = Callable[[int], Awaitable[None]]  # returns when the rank may act
 
 
 @dataclass(slots=True)
@@ -58,11 +59,14 @@ class Datagrams:
         phases: Sequence[str] | None,
         ceiling_s: float,
         on_suspicion: Suspicion,
+        present: Presence,
     ) -> None:
         self._size = size
         self._wires = wires
         self._waits = waits
         self._on_suspicion = on_suspicion
+        self._present = present
+        self._ceiling_s = ceiling_s
         self._names = list(phases or ())
         self._declared = phases is not None
         self._patience = [Patience(rank, size, ceiling_s=ceiling_s) for rank in range(size)]
@@ -111,6 +115,7 @@ class Datagrams:
                 rank, lambda: f"for phase {tag[0]} of step {tag[1]} from {self._silent(gathering, rank)}"
             ):
                 await wait.ended
+            await self._present(rank)  # what comes during a pause waits for its end
         finally:  # also when the rank crashes
             expected = gathering.expected[rank].copy()
             gathering.expected[rank] = False
@@ -181,6 +186,20 @@ class Datagrams:
         for gathering in self._gatherings.values():
             self._tell(gathering, rank, gathering.phase.show(rank, self._gone_s[rank]))
         self.enter(rank, OVER)
+
+    def bury(self, rank: int) -> None:
+        """`rank` is dead: what was on its way to it is lost, and what it had is forgotten."""
+        self._gone_s[:, rank] = NEVER
+        self._step[rank] = OVER
+        for gathering in self._gatherings.values():
+            gathering.phase.forget(rank)
+
+    def revive(self, rank: int) -> None:
+        """`rank`, which is dead, begins anew."""
+        self._step[rank] = 0
+        self._patience[rank] = Patience(rank, self._size, ceiling_s=self._ceiling_s)
+        for gathering in self._gatherings.values():
+            gathering.phase.readmit(rank)
 
     def newest_step(self, rank: int) -> int:
         """The newest step of which anything has come to `rank`; -1 before that."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.blocks import Rows, Vector
+from testbed.simulate.paces import Paces
 
 
 class Objective(Protocol):
@@ -25,22 +26,27 @@ class Objective(Protocol):
 
 
 class Gradients:
-    """Each call of the objective takes `gradient_s` of virtual time, for however many ranks it is."""
+    """Each call of the objective takes `gradient_s` of virtual time, for however many ranks it is; on a node that is
+    slow or paused, longer."""
 
-    def __init__(self, objective: Objective, *, gradient_s: float) -> None:
+    def __init__(self, objective: Objective, paces: Paces, *, gradient_s: float) -> None:
         self.gradient_s = gradient_s
+        self._paces = paces
         self._objective = objective
         self._asked: dict[float, list[_Request]] = {}  # by the instant of asking
 
     async def ask(self, rank: int, x: Vector, draw: int) -> tuple[Vector, float]:
         """The gradient [d] and the loss of the minibatch."""
         loop = asyncio.get_running_loop()
+        done_s = self._paces.work_s(rank) + self.gradient_s
         if (now_s := loop.time()) not in self._asked:
             self._asked[now_s] = []
             loop.call_later(self.gradient_s, self._serve, now_s)
         request = _Request(rank, np.array(x, np.float32), draw, loop.create_future())
         self._asked[now_s].append(request)
-        return await request.answer
+        answer = await request.answer
+        await self._paces.until(rank, done_s)
+        return answer
 
     def _serve(self, asked_s: float) -> None:
         # Those who no longer wait have crashed. In order of rank, so that no rounding depends on who asked first.

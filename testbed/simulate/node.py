@@ -18,13 +18,13 @@ from testbed.simulate.world import World
 
 
 class SimulatedNode:
-    """`x` [d] is what the rank starts from: the common start, or what it held when it died."""
+    """`x` [d] is what the rank starts from: the common start, also in its second life."""
 
-    def __init__(self, world: World, rank: int, x: Vector, *, done: int = 0) -> None:
+    def __init__(self, world: World, rank: int, x: Vector) -> None:
         self.rank = rank
         self.size = world.size
         self._world = world
-        self._done = done  # steps committed or skipped
+        self._done = 0  # steps committed or skipped
         self._calls = 0  # of gradient, in this step
         self._line = _new_line()
         self._x = np.array(x, np.float32)  # what was committed last
@@ -40,6 +40,7 @@ class SimulatedNode:
     async def steps(self) -> AsyncIterator[int]:
         self._evaluate()
         while self._done < self._world.steps and not await self._is_time_over():
+            await self._present()
             self._skip_to_peers()
             self._calls = 0
             self._line = _new_line()
@@ -54,6 +55,7 @@ class SimulatedNode:
     async def gradient(self, x: Vector) -> Vector:
         draw = draw_of(self._done, self._calls)
         self._calls += 1
+        await self._present()
         begun_s = self._now_s
         gradient, loss = await self._world.gradients.ask(self.rank, x, draw)
         self._line["gradient_s"] += self._now_s - begun_s
@@ -71,14 +73,17 @@ class SimulatedNode:
 
     async def scatter(self, tag: Tag, rows: Rows, *, to: Sequence[int] | NDArray[np.intp]) -> None:
         self._need(Channel.DATAGRAM)
+        await self._present()
         self._world.datagrams.scatter(self.rank, tag, np.asarray(rows, np.float32), np.asarray(to, np.intp))
 
     async def broadcast(self, tag: Tag, row: Vector) -> None:
         self._need(Channel.DATAGRAM)
+        await self._present()
         self._world.datagrams.broadcast(self.rank, tag, np.asarray(row, np.float32))
 
     async def collect(self, tag: Tag, *, width: int) -> Arrivals:
         self._need(Channel.DATAGRAM)
+        await self._present()
         begun_s = self._now_s
         arrivals = await self._world.datagrams.collect(self.rank, tag)
         self._line["wait_s"] += self._now_s - begun_s
@@ -87,13 +92,20 @@ class SimulatedNode:
 
     async def allreduce(self, x: Vector) -> Vector:
         self._need(Channel.COLLECTIVE)
+        await self._present()
         begun_s = self._now_s
         total = await self._world.collective.allreduce(self.rank, x)
+        await self._present()
         self._line["wait_s"] += self._now_s - begun_s
         return total
 
     def note(self, **values: Any) -> None:
         self._line.update(values)
+
+    def introduce(self) -> None:
+        """The first line of a life."""
+        node, device = self._world.node_of[self.rank], self._world.device
+        self._write("start", rank=self.rank, node=node, step=0, dimension=self._x.size, device=device)
 
     def finish(self) -> None:
         """Keep the final model, tell the peers not to wait, and end the journal."""
@@ -107,6 +119,10 @@ class SimulatedNode:
     @property
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
+
+    async def _present(self) -> None:
+        """Returns when this rank may act: not while its node is paused."""
+        await self._world.present(self.rank)
 
     def _write(self, event: str, **values: Any) -> None:
         self._world.notebook.write(self.rank, event, at_s=self._now_s, **values)
@@ -145,7 +161,8 @@ class SimulatedNode:
         if Channel.DATAGRAM not in self._world.channels:
             return
         wires, datagrams = self._world.wires, self._world.datagrams
-        counts = {"late": datagrams.late(self.rank), "duplicate": 0, "foreign": 0, "malformed": 0}
+        duplicate = int(wires.twice[:, self.rank].sum())
+        counts = {"late": datagrams.late(self.rank), "duplicate": duplicate, "foreign": 0, "malformed": 0}
         sent, received = wires.sent[self.rank].tolist(), wires.received[:, self.rank].tolist()
         self._write("traffic", sent=sent, received=received, overflow=0, counts=counts)
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from testbed.algorithms.node import Arrivals
 from testbed.core.blocks import Rows
-from testbed.simulate.wires import Flight, Ranks, Times
+from testbed.simulate.queues import Times
+from testbed.simulate.wires import Flight, Ranks
 
 NEVER = np.inf
 Some = NDArray[np.bool_]  # [n]: which ranks
@@ -42,9 +43,11 @@ class Phase:
             raise ValueError(f"rank {sender} sends twice under one tag")
         self._hold(sender, to, rows, with_row)
         self.sent[sender] = True
-        self._chunk_s[sender, to] = flight.chunks
-        self._mark_s[sender, to] = flight.mark
-        self.first_s[sender, to] = np.minimum(flight.mark, flight.chunks.min(axis=1))
+        # The lesser of two, because a former life of the sender may have sent the same.
+        self._chunk_s[sender, to] = np.minimum(self._chunk_s[sender, to], flight.chunks)
+        self._mark_s[sender, to] = np.minimum(self._mark_s[sender, to], flight.mark)
+        first_s = np.minimum(flight.mark, flight.chunks.min(axis=1))
+        self.first_s[sender, to] = np.minimum(self.first_s[sender, to], first_s)
         whole_s = np.full(self._size, NEVER)
         whole_s[to] = np.where(with_row, flight.chunks.max(axis=1), flight.mark)
         self.whole_s[sender] = whole_s
@@ -56,6 +59,16 @@ class Phase:
         if not self.sent[sender]:  # it skipped this phase
             self.whole_s[sender] = np.minimum(self.whole_s[sender], further_s)
         return self._know(sender, further_s)
+
+    def forget(self, receiver: int) -> None:
+        """`receiver` is dead: nothing has come for it, and nothing that is under way will."""
+        for times in (self._chunk_s, self._mark_s, self.first_s, self.known_s, self.whole_s):
+            times[:, receiver] = NEVER
+        self.closed[receiver] = True
+
+    def readmit(self, rank: int) -> None:
+        """A new life of `rank`, which knows nothing of what the one before did here."""
+        self.sent[rank] = self.closed[rank] = False
 
     def _know(self, sender: int, known_s: Times) -> Some:
         news: Some = np.isinf(self.known_s[sender]) & np.isfinite(known_s)

@@ -23,6 +23,7 @@ from testbed.plan import Plan
 from testbed.runfolder import RunFolder, write_json
 from testbed.simulate.clock import VirtualLoop
 from testbed.simulate.gradients import Objective
+from testbed.simulate.lives import Lives
 from testbed.simulate.node import SimulatedNode
 from testbed.simulate.notebook import SUPERVISOR, FolderNotebook, MemoryNotebook
 from testbed.simulate.wires import chunk_elements
@@ -51,21 +52,11 @@ def simulate(plan: Plan, folder: Path, *, data: Path | None = None, progress: Pr
         chunk_elements=chunk_elements(plan.network.mtu),
         channels=found.channels,
         phases=found.phases,
+        device=learner.device,
     )
     write_json(RunFolder(folder).plan, plan.to_json())
     notebook = FolderNotebook(folder)
     world = World(rules, plan.schedule(), learner, notebook, evaluate=learner.evaluate, progress=progress)
-    for place in plan.places:
-        notebook.write(
-            place.rank,
-            "start",
-            at_s=0.0,
-            rank=place.rank,
-            node=place.node,
-            step=0,
-            dimension=learner.dimension,
-            device=learner.device,
-        )
     try:
         _run(world, lambda node: found.run(node, **plan.algorithm.parameters), learner.start())
     finally:
@@ -74,8 +65,8 @@ def simulate(plan: Plan, folder: Path, *, data: Path | None = None, progress: Pr
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a small simulation left: `models` [n, d] at the end, `history` [steps, n, d] after every step (nan where a
-    rank skipped it), the journal of every rank and that of the faults."""
+    """What a small simulation left: `models` [n, d] at the end (nan where a rank died), `history` [steps, n, d] after
+    every step (nan where a rank skipped it), the journal of every rank and that of the faults."""
 
     models: Rows
     history: Rows
@@ -122,7 +113,8 @@ def run_algorithm(
     history = np.full((steps, world.size, start.size), np.nan, np.float32)
     for (rank, step), x in notebook.models.items():
         history[step - 1, rank] = x
-    models = np.stack([notebook.finals[rank] for rank in range(world.size)])
+    dead = np.full(start.size, np.nan, np.float32)
+    models = np.stack([notebook.finals.get(rank, dead) for rank in range(world.size)])
     journals = [notebook.journals[rank] for rank in range(world.size)]
     return Outcome(models, history, journals, notebook.journals[SUPERVISOR])
 
@@ -133,24 +125,29 @@ def uniform_links(size: int, **attributes: Any) -> LinkState:
 
 
 def _run(world: World, algorithm: Algorithm, start: Vector) -> None:
-    loop = VirtualLoop(world.waits.sentences)
+    loop = VirtualLoop(world.sentences)
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(_all_ranks(world, algorithm, start))
 
 
 async def _all_ranks(world: World, algorithm: Algorithm, start: Vector) -> None:
-    faults = asyncio.create_task(world.carry_out_faults())
-    await asyncio.sleep(0)  # the links come first in the journal
-    await asyncio.gather(*(_rank(world, rank, algorithm, start) for rank in range(world.size)))
+    world.lives = lives = Lives(world.size, lambda rank: _rank(world, rank, algorithm, start))
+    faults = asyncio.create_task(world.carry_out_faults(), name="faults")
+    await asyncio.sleep(0)  # the links come first in the journal, and faults at 0 s before everything
+    world.begin()
+    over = asyncio.create_task(lives.over(), name="over")
+    await asyncio.wait([over, faults], return_when=asyncio.FIRST_COMPLETED)
     faults.cancel()
     await asyncio.wait([faults])
     if not faults.cancelled():
         faults.result()  # carrying them out fell over
+    await over
     world.close()
 
 
 async def _rank(world: World, rank: int, algorithm: Algorithm, start: Vector) -> None:
     node = SimulatedNode(world, rank, start)
+    node.introduce()
     try:
         await algorithm(node)
         node.finish()

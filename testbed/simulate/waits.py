@@ -24,8 +24,8 @@ class Waits:
         return [f"rank {rank} waits {sentence()}" for rank, sentence in sorted(self._by_rank.items())]
 
 
-def listed(ranks: Sequence[int]) -> str:
+def listed(numbers: Sequence[int], what: str = "rank") -> str:
     """ "rank 3", "ranks 1, 2, 5", "ranks 1, 2, 3, ... (97 of them)"."""
-    names = ", ".join(str(rank) for rank in ranks[:8])
-    more = f", ... ({len(ranks)} of them)" if len(ranks) > 8 else ""
-    return f"rank{'s' if len(ranks) != 1 else ''} {names}{more}"
+    names = ", ".join(str(number) for number in numbers[:8])
+    more = f", ... ({len(numbers)} of them)" if len(numbers) > 8 else ""
+    return f"{what}{'s' if len(numbers) != 1 else ''} {names}{more}"

@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 
 from testbed.algorithms.node import Channel
 from testbed.core.blocks import Vector
-from testbed.core.faults import Schedule
+from testbed.core.faults import Condition, Schedule
+from testbed.core.links import LinkState
+from testbed.core.partitions import one_way
 from testbed.learning.learner import Evaluation
 from testbed.simulate.collective import Collective
 from testbed.simulate.datagrams import Datagrams
 from testbed.simulate.gradients import Gradients, Objective
+from testbed.simulate.lives import Lives
 from testbed.simulate.notebook import SUPERVISOR, Notebook
-from testbed.simulate.waits import Waits
+from testbed.simulate.paces import Paces
+from testbed.simulate.waits import Waits, listed
 from testbed.simulate.wires import Wires
 
 Progress = Callable[[int, int], None]  # (steps done by the fastest rank, of how many)
@@ -40,6 +44,7 @@ class Rules:
     chunk_elements: int = 355
     channels: frozenset[Channel] = frozenset(Channel)
     phases: tuple[str, ...] | None = None  # None: any, in the order in which they come up
+    device: str = "cpu"
 
 
 class World:
@@ -69,14 +74,21 @@ class World:
             phases=rules.phases,
             ceiling_s=rules.phase_timeout_s,
             on_suspicion=self._note_suspicion,
+            present=self.present,
         )
-        self.collective = Collective(self.size, self.wires, self.waits)
-        self.gradients = Gradients(objective, gradient_s=rules.gradient_s)
+        self.paces = Paces(rules.node_of)
+        self.collective = Collective(self.size, self.wires, self.paces, self.waits)
+        self.gradients = Gradients(objective, self.paces, gradient_s=rules.gradient_s)
+        self.lives: Lives | None = None  # while it runs
+        self.node_of = rules.node_of.tolist()
+        self.device = rules.device
+        self._condition = Condition(self.wires.state)
         self._evaluate = evaluate
         self._evaluated: tuple[bytes, Evaluation] | None = None
         self._progress = progress
         self._schedule = schedule
         self._occurred = False  # has any fault begun?
+        self._begun = False  # have the ranks?
         self._fastest = 0  # steps done by the rank that has done most
         self._stepped = asyncio.Event()
 
@@ -111,11 +123,20 @@ class World:
             except TimeoutError:
                 pass
 
+    def begin(self) -> None:
+        """Start all ranks but those that are dead from the beginning."""
+        assert self.lives is not None
+        down = {rank for rank in range(self.size) if self._is_down(rank)}
+        for rank in sorted(down):
+            self.datagrams.bury(rank)
+        self.lives.begin(sorted(self.lives.dead - down))
+        self._begun = True
+
     def close(self) -> None:
         """Every schedule ends healed; the counters have the last word."""
         if self._occurred:
             self._schedule.heal()
-            self._apply_links()
+            self._apply_links(self._schedule.link_state())
         self._write_counters()
 
     def _look_at_schedule(self) -> None:
@@ -126,17 +147,66 @@ class World:
                 "fault",
                 at_s=self._now_s,
                 label=occurrence.label,
+                effect=type(self._schedule.faults[occurrence.index].effect).__name__.lower(),
                 begins=occurrence.begins,
                 planned_s=occurrence.planned_s,
+                step=self._fastest,
                 took_s=0.0,
+                by="plan",
             )
         if occurrences:
             self._occurred = True
-            self._apply_links()
-            self._write_counters()
+            self._write_counters()  # what was dropped so far was dropped under the state that ends here
+            self._apply(self._schedule.condition())
 
-    def _apply_links(self) -> None:
-        if (state := self._schedule.link_state()) != self.wires.state:
+    def _apply(self, condition: Condition) -> None:
+        """The world is `condition` from now on; a dead node hears nobody, and nobody hears it. Links first: who comes
+        back finds them as they are now."""
+        if condition == self._condition:
+            return
+        self._condition = condition
+        everybody = range(condition.links.size)
+        dead = one_way(condition.crashed, everybody) | one_way(everybody, condition.crashed)
+        self._apply_links(condition.links.with_cut(condition.links.cut | dead))
+        self.paces.set(condition.paused, condition.shares, self._now_s)
+        self.collective.look()
+        down = {rank for rank in range(self.size) if self._is_down(rank)}
+        self.wires.bury(down)
+        if not self._begun or self.lives is None:
+            return
+        killed, back = down - self.lives.dead - self.lives.ended, self.lives.dead - down
+        for rank in sorted(killed | back):  # also who comes back: what came for its former life after its death
+            self.datagrams.bury(rank)
+        self.lives.end(sorted(killed))
+        for rank in sorted(back):
+            self.wires.forget(rank)
+            self.datagrams.revive(rank)
+        self.lives.begin(sorted(back))
+
+    def _is_down(self, rank: int) -> bool:
+        return self.node_of[rank] in self._condition.crashed or rank in self._condition.crashed_ranks
+
+    def sentences(self) -> list[str]:
+        """Who waits for what, and who never comes to it."""
+        dead = sorted(self.lives.dead) if self.lives else []
+        paused = sorted(self._condition.paused)
+        sentences = self.waits.sentences()
+        if dead:
+            sentences.append(f"{listed(dead)} crashed, and nothing starts {'it' if len(dead) == 1 else 'them'} again")
+        if paused:
+            sentences.append(f"{listed(paused, 'node')} {'is' if len(paused) == 1 else 'are'} paused for good")
+        return sentences
+
+    async def present(self, rank: int) -> None:
+        """Returns when `rank` may act; never, where it is about to be ended."""
+        if self._is_down(rank):
+            await asyncio.get_running_loop().create_future()
+        if self.paces.is_paused(rank):
+            with self.waits.entered(rank, lambda: f"for its node {self.node_of[rank]} to go on"):
+                await self.paces.running(rank)
+
+    def _apply_links(self, state: LinkState) -> None:
+        if state != self.wires.state:
             self.wires.set(state)
             self.collective.look()
             self._write_links()
