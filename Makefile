@@ -34,14 +34,18 @@ test-docker: ## the tests that need Docker
 	@images/venv all
 	@$(WITH_DOCKER) sh -c '.venv/bin/testbed image build && exec $(PYTHON) -m pytest -m docker'
 
-test-netem: ## the tests of delay and of everything else that only sch_netem does, in a guest kernel that has it
+test-netem: ## the tests that need sch_netem; a guest kernel runs them where this one has none
 	@images/venv all
 	@images/test-tools guest
-	@$(PYTHON) -m tests.guest -- $(PYTHON) -m pytest tests/network -p no:cacheprovider
+	@$(WITH_DOCKER) sh -c '.venv/bin/testbed image build && exec $(PYTHON) -m pytest -m netem'
 
-bench: ## how fast the datagram channel is here
+bench: ## how fast things are here: each tests/bench_*.py in turn
 	@images/venv all
-	@$(PYTHON) tests/bench_datagram.py
+	@images/test-tools guest
+	@$(WITH_DOCKER) sh -c 'for file in tests/bench_*.py; do \
+		printf "\n== %s\n" "$$file"; $(PYTHON) "$$file" || echo "(it ended with status $$?)"; done'
+	@printf '\n== %s\n' 'tests/bench_network.py of 16 nodes on netem, in a guest kernel'
+	@$(PYTHON) -m tests.guest -- $(PYTHON) tests/bench_network.py 16
 
 image: ## build the images now (up builds them when needed)
 	@images/venv host

@@ -1,7 +1,8 @@
 """What a test needs of the machine, and what happens where it is missing.
 
 A test that cannot run here is skipped aloud, with the command that runs it. Where TESTBED_REQUIRE names its need (as CI
-does: TESTBED_REQUIRE=docker,mpi,root), missing it is a failure.
+does: TESTBED_REQUIRE=docker,mpi,netem,root), missing it is a failure. Tests that need netem run in a guest kernel where
+this machine's own has none (guest/delegate.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from guest import delegate
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -45,6 +47,7 @@ def _has_programs(*names: str) -> bool:
     return all(shutil.which(name) for name in names)
 
 
+@functools.cache
 def _has_netem() -> bool:
     if os.geteuid() != 0 or not _has_programs("ip", "tc"):
         return False
@@ -57,10 +60,21 @@ def _has_netem() -> bool:
         subprocess.run(["ip", "link", "del", name], capture_output=True)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    delegate.set_up(config)
+
+
+@pytest.hookimpl(trylast=True)  # when it is settled which tests run
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if any(item.get_closest_marker("netem") for item in items) and not _has_netem():
+        delegate.delegate(config, items)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     required = set(os.environ.get("TESTBED_REQUIRE", "").split(","))
     for need in ("docker", "root", "mpi", "netem"):
         if item.get_closest_marker(need) and (why := _missing(need)):
+            why = item.stash.get(delegate.WHY_NOT, why)
             if need in required:
                 pytest.fail(why, pytrace=False)
             pytest.skip(why)

@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from .engine import with_engine
 from .machine import GuestError, Machine
 
 
@@ -28,11 +29,16 @@ def main() -> int:
     parser.add_argument(
         "--large",
         action="store_true",
-        help="raise this machine's vm.max_map_count, and leave it so: a guest process dies at some 250 MB without it",
+        help="raise this machine's vm.max_map_count meanwhile: a process in the guest dies at some 250 MB without it",
+    )
+    parser.add_argument(
+        "--docker", action="store_true", help="start an engine with this machine's testbed images before the command"
     )
     parser.add_argument("command", nargs="+")
     arguments = vars(parser.parse_args())
     try:
+        if arguments.pop("docker"):
+            arguments["command"] = with_engine(arguments["command"])
         return Machine(**arguments).run()
     except GuestError as error:
         print(f"tests.guest: {error}", file=sys.stderr)

@@ -7,8 +7,10 @@ namespace and the parent-death signal), and a child that only waits for our end 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,15 +20,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 KERNEL = Path("/usr/bin/linux.uml")
 MODULES = Path("/usr/lib/uml/modules")
 INIT = Path(__file__).with_name("init.sh")
-PROGRAMS = ("setpriv", "taskset", "unshare", "mke2fs", "busybox", "ip", "modprobe")
+PROGRAMS = ("setpriv", "taskset", "unshare", "flock", "mke2fs", "busybox", "ip", "modprobe")
 
 POLL_S = 0.02
-MAX_MAP_COUNT = 1 << 20  # every scattered page of the guest is one mapping of its host process
+MAX_MAP_COUNT = Path("/proc/sys/vm/max_map_count")
+ENOUGH_MAPS = 1 << 20  # every scattered page of a guest's process is one mapping of its host process
+NOTE = Path("/run/testbed-guest-max-map-count")
+# $1: the folder, removed again and again while the dying guest still writes into it. Where vm.max_map_count was raised,
+# $2 and $3: the locked note of what it was, as a descriptor and as a path.
+SWEEPER = """
+cat
+until rm -rf "$1"; do sleep 0.1; done
+if [ $# -gt 1 ] && flock --nonblock --exclusive "$2"; then cat "$3" >/proc/sys/vm/max_map_count; : >"$3"; fi
+"""
 TIMED_OUT, FAILED = 124, 125
 PASSED_ON = ("HOME", "PATH", "LANG", "TERM", "USER")
 
@@ -43,18 +54,16 @@ class Machine:
     disc_gb: int = 20
     writable: Sequence[Path] = ()  # folders that are written through, besides the current one
     env: Sequence[str] = ()  # names of variables that are passed on, besides PASSED_ON
-    large: bool = False
+    large: bool = False  # its processes may be; raises this machine's vm.max_map_count meanwhile
 
     def run(self) -> int:
         """The command's exit status, or TIMED_OUT, or FAILED."""
-        _check()
-        if self.large:
-            _raise_max_map_count()
+        check()
         with ExitStack() as stack:
             for number in (signal.SIGTERM, signal.SIGHUP):  # so that `with` gets to put away
                 before = signal.signal(number, _leave)
                 stack.callback(signal.signal, number, before)
-            folder = stack.enter_context(_folder())
+            folder = stack.enter_context(_folder(large=self.large))
             self._prepare(folder)
             process = stack.enter_context(_booted(self._arguments(folder), folder / "console"))
             return self._follow(process, folder)
@@ -109,24 +118,32 @@ class Machine:
             return FAILED
 
 
-def _check() -> None:
+def check() -> None:
+    """Raises GuestError where there can be no guest."""
     remedy = "apt-get install user-mode-linux e2fsprogs kmod iproute2 iptables busybox-static util-linux"
     if os.geteuid() != 0:
         raise GuestError("needs root, for a pid namespace that ends the guest with us")
     if not KERNEL.exists() or not MODULES.is_dir():
         raise GuestError(f"there is no {KERNEL} or no {MODULES}: {remedy}")
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = [name for name in PROGRAMS if not any((Path(each) / name).exists() for each in path.split(":"))]
+    missing = [name for name in PROGRAMS if not shutil.which(name, path=search_path())]
     if missing:
         raise GuestError(f"there is no {', '.join(missing)}: {remedy}")
 
 
+def search_path() -> str:
+    """PATH, with what only root has on it."""
+    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
 @contextmanager
-def _folder() -> Iterator[Path]:
-    """Goes away with the block; and with this process, even if that is killed."""
+def _folder(*, large: bool) -> Iterator[Path]:
+    """Goes away with the block, and a raised vm.max_map_count with it; also where this process is killed."""
     folder = tempfile.mkdtemp(prefix="testbed-guest-")
-    script = 'cat; until rm -rf "$1"; do sleep 0.1; done'  # (again, while the dying guest still writes into it)
-    with subprocess.Popen(["sh", "-c", script, "sweeper", folder], stdin=subprocess.PIPE, start_new_session=True):
+    with ExitStack() as stack:
+        note = stack.enter_context(_raised_max_map_count()).fileno() if large else None
+        words = ["sh", "-c", SWEEPER, "sweeper", folder, *([str(note), str(NOTE)] if large else [])]
+        passed = () if note is None else (note,)
+        stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=passed, start_new_session=True))
         yield Path(folder)  # the end of the block closes the sweeper's input, and waits for it
 
 
@@ -151,7 +168,7 @@ def _booted(arguments: list[str], console: Path) -> Iterator[subprocess.Popen[by
 
 def _make_file_system(disc: Path) -> None:
     lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-    environment = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
+    environment = {**os.environ, "PATH": search_path()}
     subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-E", lazy, disc], check=True, env=environment)
 
 
@@ -179,11 +196,15 @@ def _idle_ticks() -> dict[int, int]:
     return {int(row[0][3:]): int(row[4]) for row in rows if row[0].startswith("cpu") and row[0] != "cpu"}
 
 
-def _raise_max_map_count() -> None:
-    setting = Path("/proc/sys/vm/max_map_count")
-    if int(setting.read_text()) < MAX_MAP_COUNT:
-        setting.write_text(str(MAX_MAP_COUNT))
-        print(f"tests.guest: vm.max_map_count of this machine is {MAX_MAP_COUNT} now", file=sys.stderr)
+def _raised_max_map_count() -> TextIO:
+    """The note of what it was before, locked: whoever of those that share the lock is the last puts it back."""
+    note = NOTE.open("a")
+    fcntl.flock(note, fcntl.LOCK_SH)
+    before = MAX_MAP_COUNT.read_text()
+    if int(before) < ENOUGH_MAPS:
+        NOTE.write_text(before)
+        MAX_MAP_COUNT.write_text(str(ENOUGH_MAPS))
+    return note
 
 
 def _leave(number: int, frame: object) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.machine import KERNEL
+from guest.machine import ENOUGH_MAPS, KERNEL, MAX_MAP_COUNT
 
 REPOSITORY = Path(__file__).parent.parent.parent
 GUEST = [sys.executable, "-m", "tests.guest"]
@@ -77,6 +77,24 @@ def test_a_killed_launcher_leaves_neither_guest_nor_folder(temporary):
         launcher.wait()
     until(lambda: not guests_in(temporary), "the guest to end")
     until(lambda: not list(temporary.iterdir()), "its folder to go")
+
+
+def test_what_a_large_guest_raises_goes_back_with_the_last_of_them(temporary):
+    before = MAX_MAP_COUNT.read_text()
+    if int(before) >= ENOUGH_MAPS:
+        pytest.skip("vm.max_map_count is high enough here: nothing is raised")
+    launchers = [subprocess.Popen([*GUEST, "--large", "--", "sleep", "1000"], cwd=REPOSITORY) for _ in range(2)]
+    try:
+        until(lambda: len(guests_in(temporary)) >= 2, "both guests to start")
+        assert int(MAX_MAP_COUNT.read_text()) == ENOUGH_MAPS
+        launchers[0].kill()
+        until(lambda: len(list(temporary.iterdir())) == 1, "the first one's folder to go")
+        assert int(MAX_MAP_COUNT.read_text()) == ENOUGH_MAPS
+    finally:
+        for launcher in launchers:
+            launcher.kill()
+            launcher.wait()
+    until(lambda: MAX_MAP_COUNT.read_text() == before, "the setting to be what it was")
 
 
 def guests_in(folder):
