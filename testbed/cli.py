@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,9 +117,12 @@ def main() -> None:
 @RUNS
 @STRICT
 @JSON
+@click.option("--verify/--no-verify", "verified", default=True, help="Measure the links for a second first.")
 @click.option("-d", "--detach", is_flag=True, help="Go on in the background; see `testbed ps`.")
 @_answers_errors
-def up(plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, as_json: bool, detach: bool) -> None:
+def up(
+    plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, as_json: bool, verified: bool, detach: bool
+) -> None:
     """Carry out PLAN in containers over a network that behaves as it says; then put everything away.
 
     \b
@@ -128,10 +132,11 @@ def up(plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, as_json
 
     wanted = _load(plan, overrides)
     if detach:
-        _detach(plan, overrides, runs, strict, wanted, as_json)
+        options = [*(["--strict"] if strict else []), *([] if verified else ["--no-verify"])]
+        _detach(plan, overrides, runs, options, wanted, as_json)
         return
     with _screen(wanted, as_json) as screen:
-        summary = arms.up(wanted, plan, runs, screen)
+        summary = arms.up(wanted, plan, runs, screen, verified=verified, strict=strict)
     _conclude(summary, runs / wanted.name, as_json, strict)
 
 
@@ -204,12 +209,14 @@ def _conclude(summary: Any, home: Path, as_json: bool, strict: bool) -> None:
         results.insist_on_the_network(summary)
 
 
-def _detach(plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, wanted: Plan, as_json: bool) -> None:
+def _detach(
+    plan: Path, overrides: tuple[str, ...], runs: Path, options: list[str], wanted: Plan, as_json: bool
+) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     log = runs / f"{wanted.name}.log"
     command = [sys.executable, "-m", "testbed.cli", "up", str(plan), "--runs", str(runs)]
     command += [word for override in overrides for word in ("--set", override)]
-    command += ["--strict"] if strict else []
+    command += options
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -227,9 +234,15 @@ def _detach(plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, wa
 @main.command()
 @PLAN
 @SET
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Draw the planned faults too, into FILE: .svg, .png or .pdf.",
+)
 @JSON
 @_answers_errors
-def check(plan: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def check(plan: Path, overrides: tuple[str, ...], picture: Path | None, as_json: bool) -> None:
     """Check PLAN and print what it means: ranks, links, timeline, launch mode. Needs no Docker.
 
     \b
@@ -238,10 +251,55 @@ def check(plan: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from testbed.plan import timeline
 
     wanted = _load(plan, overrides)
+    if picture is not None:
+        from testbed import forecast
+
+        if picture.suffix not in forecast.FORMATS or not picture.absolute().parent.is_dir():
+            raise click.BadParameter(f"{picture} is no {', '.join(forecast.FORMATS)} file in a folder that exists")
+        forecast.draw(wanted, picture)
     if as_json:
         _say_json(timeline.check_plan(wanted))
     else:
-        click.echo(timeline.describe(wanted))
+        click.echo(timeline.describe(wanted, width=shutil.get_terminal_size().columns))
+
+
+@main.command()
+@PLAN
+@SET
+@JSON
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["svg", "png", "mermaid", "dot"]),
+    help="Without it: what the name of the output says, otherwise svg.",
+)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; without it: print it.")
+@click.option("--at", metavar="MOMENT", help="With the faults that hold then: `6s`, or `step 450`.")
+@_answers_errors
+def graph(
+    plan: Path, overrides: tuple[str, ...], as_json: bool, form: str | None, output: Path | None, at: str | None
+) -> None:
+    """Draw the network of PLAN: nodes, switches, and what the links between them do. Needs no Docker.
+
+    \b
+    Example: testbed graph topologies/switches.yaml -o switches.svg
+    """
+    from testbed import graph as room
+
+    wanted = room.of(_load(plan, overrides), at)
+    form = form or room.form_of(output)
+    drawn = None if as_json and output is None else room.draw(wanted, form)
+    if output is not None and drawn is not None:
+        room.write(drawn, output)
+    if as_json:
+        _say_json(wanted.to_json() | {"output": None if output is None else str(output)})
+    elif output is not None:
+        click.echo(f"The picture is {output}.")
+    elif form == "png" and sys.stdout.isatty():
+        click.echo("a PNG is no text: name a file with `-o`", err=True)
+        sys.exit(2)
+    else:
+        click.echo(drawn, nl=False)
 
 
 @main.command()
@@ -256,6 +314,58 @@ def schema(as_json: bool) -> None:
     from testbed.plan.schema import plan_schema
 
     _say_json(plan_schema())
+
+
+@main.command()
+@PLAN
+@SET
+@RUNS
+@click.option("--thorough", is_flag=True, help="Ten times as many packets, and more links where they are sampled.")
+@click.option("--only", metavar="PARTS", help="Some of loss,rtt,rate,tcp.")
+@click.option("--pairs", metavar="FROM:TO", help="Only links from these nodes to those: 0-3:4-7.")
+@JSON
+@_answers_errors
+def verify(
+    plan: Path,
+    overrides: tuple[str, ...],
+    runs: Path,
+    thorough: bool,
+    only: str | None,
+    pairs: str | None,
+    as_json: bool,
+) -> None:
+    """Bring up PLAN's network without training, measure its links, and hold them against what was asked.
+
+    Loss by datagrams and by the kernel's counters, round trips and jitter, rate, and the loss that TCP meets; of every
+    link, or of some of each kind where there are many. Exits with 6 when the network is not as asked.
+
+    \b
+    Example: testbed verify topologies/quickstart.yaml
+    """
+    from testbed import results
+    from testbed.errors import NetworkError
+    from testbed.supervisor import arms
+    from testbed.supervisor.survey import THOROUGH, USUAL, chosen_pairs
+    from testbed.supervisor.verification import PARTS
+
+    wanted = _load(plan, overrides)
+    parts = [part for part in PARTS if only is None or part in only.split(",")]
+    if only is not None and len(parts) != len(only.split(",")):
+        raise click.BadParameter(f"{only!r}: some of {','.join(PARTS)}", param_hint="--only")
+    try:
+        links = chosen_pairs(pairs, len(wanted.nodes))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--pairs") from error
+    with _screen(wanted, as_json) as screen:
+        effort = THOROUGH if thorough else USUAL
+        found, folder = arms.verify(wanted, plan, runs, screen, effort=effort, parts=parts, pairs=links)
+    if as_json:
+        _say_json({**found.to_json(), "folder": str(folder)})
+    else:
+        click.echo(results.render_verification(found))
+        click.echo(f"The picture is {folder / 'heatmap.png'}, and verification.json lies beside it.")
+    if found.as_asked is False:
+        sys.exit(NetworkError.exit_code)
 
 
 # ---- looking at runs, and ending them
@@ -326,6 +436,217 @@ def execute(rank: int, command: tuple[str, ...], name: str | None, as_json: bool
     else:
         click.echo(output, nl=False)
     sys.exit(status)
+
+
+class _Named(click.Group):
+    """Commands that may have a testbed's name before them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            ctx.obj = args[0]
+            args = args[1:]
+        return super().parse_args(ctx, args)
+
+
+@main.group(name="fault", cls=_Named, subcommand_metavar="[NAME] ACTION [ARGS]...")
+def by_hand() -> None:
+    """Do something to the testbed that is up, now: what a plan's faults do, by hand. NAME says which testbed, when more
+    than one is up.
+
+    \b
+    Without --for it lasts until you end it, or the run ends:
+      testbed fault partition 0-3 4-7            testbed fault heal
+      testbed fault crash node 2 --for 3s        testbed fault recover node 2
+    """
+
+
+FOR = click.option("--for", "lasting", metavar="TIME", help="How long: 5s. Without it: until it is ended.")
+WHAT = click.argument("what", type=click.Choice(["node", "rank"]))
+WHICH = click.argument("which")
+
+
+def _do(entry: dict[str, Any], as_json: bool, lasting: str | None = None) -> None:
+    from testbed.supervisor import standing
+
+    name = click.get_current_context().find_object(str)
+    done = standing.fault({**entry, **({"for": lasting} if lasting else {})}, name)
+    if as_json:
+        _say_json(done)
+        return
+    end = f", until {done['ends_s']:.3f} s" if done["ends_s"] is not None else ""
+    click.echo(f"{done['label']}: at {done['at_s']:.3f} s, in force {1000 * done['took_s']:.1f} ms later{end}")
+    for sentence in done["wrong"]:
+        click.echo(f"  the kernel does not hold what was meant: {sentence}", err=True)
+
+
+def _link_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for each attribute that a plan can give a link, with its description."""
+    from testbed.plan.link_keys import LINK
+
+    for each in reversed(LINK):
+        command = click.option(f"--{each.key.replace('_', '-')}", each.key, help=each.description)(command)
+    return command
+
+
+@by_hand.command()
+@click.argument("groups", nargs=-1, required=True)
+@FOR
+@JSON
+@_answers_errors
+def partition(groups: tuple[str, ...], lasting: str | None, as_json: bool) -> None:
+    """GROUPS of nodes do not hear each other; or a shape, like `halves`.
+
+    \b
+    Example: testbed fault partition 0-3 4-7 --for 5s
+    """
+    shape = len(groups) == 1 and not groups[0][0].isdigit()
+    _do({"partition": groups[0] if shape else list(groups)}, as_json, lasting)
+
+
+@by_hand.command()
+@click.argument("nodes")
+@FOR
+@JSON
+@_answers_errors
+def isolate(nodes: str, lasting: str | None, as_json: bool) -> None:
+    """NODES and the rest do not hear each other.
+
+    \b
+    Example: testbed fault isolate 2
+    """
+    _do({"isolate": nodes}, as_json, lasting)
+
+
+@by_hand.command(name="one-way")
+@click.option("--from", "senders", required=True)
+@click.option("--to", "receivers", required=True)
+@FOR
+@JSON
+@_answers_errors
+def one_way(senders: str, receivers: str, lasting: str | None, as_json: bool) -> None:
+    """The receivers hear nothing of the senders; the other direction stays open.
+
+    \b
+    Example: testbed fault one-way --from 0 --to 1-3
+    """
+    _do({"one-way": {"from": senders, "to": receivers}}, as_json, lasting)
+
+
+@by_hand.command(name="set")
+@click.option("--from", "senders", required=True)
+@click.option("--to", "receivers", required=True)
+@click.option("--both", is_flag=True, help="Both directions.")
+@_link_options
+@FOR
+@JSON
+@_answers_errors
+def set_links(
+    senders: str,
+    receivers: str,
+    both: bool,
+    lasting: str | None,
+    as_json: bool,
+    **attributes: str | None,
+) -> None:
+    """Replace attributes of links.
+
+    \b
+    Example: testbed fault set --from 0 --to 5 --loss 30% --for 10s
+    """
+    from testbed.plan.document import plain_value
+
+    wanted = {key: plain_value(value) for key, value in attributes.items() if value is not None}
+    entry: dict[str, Any] = {"from": senders, "to": receivers, **({"both": True} if both else {}), **wanted}
+    _do({"set": entry}, as_json, lasting)
+
+
+@by_hand.command()
+@JSON
+@_answers_errors
+def heal(as_json: bool) -> None:
+    """End all cuts and changes of links.
+
+    \b
+    Example: testbed fault heal
+    """
+    _do({"heal": True}, as_json)
+
+
+@by_hand.command()
+@WHAT
+@WHICH
+@FOR
+@JSON
+@_answers_errors
+def crash(what: str, which: str, lasting: str | None, as_json: bool) -> None:
+    """Kill nodes with all their ranks, or single ranks.
+
+    \b
+    Example: testbed fault crash node 2 --for 3s
+    """
+    _do({"crash": {what: which}}, as_json, lasting)
+
+
+@by_hand.command()
+@WHAT
+@WHICH
+@JSON
+@_answers_errors
+def recover(what: str, which: str, as_json: bool) -> None:
+    """Start again what crashed.
+
+    \b
+    Example: testbed fault recover node 2
+    """
+    _do({"recover": {what: which}}, as_json)
+
+
+NODE = click.argument("what", type=click.Choice(["node"]))
+
+
+@by_hand.command()
+@NODE
+@WHICH
+@FOR
+@JSON
+@_answers_errors
+def pause(what: str, which: str, lasting: str | None, as_json: bool) -> None:
+    """Freeze nodes, with their memory.
+
+    \b
+    Example: testbed fault pause node 2 --for 5s
+    """
+    _do({"pause": {what: which}}, as_json, lasting)
+
+
+@by_hand.command()
+@NODE
+@WHICH
+@JSON
+@_answers_errors
+def resume(what: str, which: str, as_json: bool) -> None:
+    """Let paused nodes go on.
+
+    \b
+    Example: testbed fault resume node 2
+    """
+    _do({"resume": {what: which}}, as_json)
+
+
+@by_hand.command()
+@NODE
+@WHICH
+@click.argument("share")
+@FOR
+@JSON
+@_answers_errors
+def slow(what: str, which: str, share: str, lasting: str | None, as_json: bool) -> None:
+    """Give nodes a SHARE of the CPU time that they had.
+
+    \b
+    Example: testbed fault slow node 2 20%
+    """
+    _do({"slow": {what: which, "share": share}}, as_json, lasting)
 
 
 @main.command()

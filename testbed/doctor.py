@@ -15,6 +15,7 @@ from typing import Any
 from testbed.errors import MachineError, TestbedError
 from testbed.network.backend import Capabilities
 from testbed.network.client import AgentClient
+from testbed.network.userspace.load import STEADY_PACKETS_PER_S
 from testbed.runtime.engine import Engine
 from testbed.runtime.images import Images
 from testbed.runtime.local import find_mpirun
@@ -134,9 +135,21 @@ def _kernel(engine: Engine) -> Iterator[Finding]:
     yield Finding("rate", can.htb, "HTB" if can.htb else "no sch_htb: links cannot be slow", "modprobe sch_htb")
     yield Finding(
         "delay and jitter",
-        can.netem,
-        "netem" if can.netem else "no sch_netem: plans that ask for delay are refused",
+        can.netem or can.nfqueue,
+        _delays(can),
         "install linux-modules-extra-$(uname -r) (Ubuntu) or kernel-modules-extra (Fedora); Debian's kernel has it",
+    )
+
+
+def _delays(can: Capabilities) -> str:
+    if can.netem:
+        return "netem"
+    if not can.nfqueue:
+        return "no sch_netem, and no packets handed to processes (NFQUEUE): plans that ask for delay are refused"
+    rate = f"{STEADY_PACKETS_PER_S:,}".replace(",", " ")
+    return (
+        f"no sch_netem; a process delays (back end userspace), true to half a millisecond up to about {rate} delayed "
+        "packets a second over all links of a run, as measured on two cores (`make bench` measures this machine)"
     )
 
 

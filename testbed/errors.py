@@ -64,6 +64,12 @@ class RankError(TestbedError):
     exit_code = 5
 
 
+class FaultError(TestbedError):
+    """A fault by hand that makes no sense now, or that nobody carried out."""
+
+    exit_code = 2
+
+
 class NetworkError(TestbedError):
     """The network was not as asked, and the run was `--strict`."""
 

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from testbed.core.faults import Fault, Heal
+from testbed.core.faults import Condition, Fault
 from testbed.journal import Record
 from testbed.plan import Plan
 
@@ -99,6 +99,8 @@ class Progress:
     size: int
     steps: int
     faults: Sequence[Fault] = ()
+    node_of: Sequence[int] = ()  # by rank; empty: one rank per node
+    condition: Condition | None = None  # of the world now; None: as the plan has it
     ranks: list[RankProgress] = field(default_factory=list)
     in_force: list[str] = field(default_factory=list)  # labels of faults
     _begun: list[str] = field(default_factory=list)
@@ -109,10 +111,12 @@ class Progress:
     def feed(self, rank: int, record: Record) -> None:
         self.ranks[rank].feed(record)
 
-    def fault(self, label: str, *, begins: bool) -> None:
+    def fault(self, label: str, *, begins: bool, by_hand: bool = False, lasts: bool = True) -> None:
+        """`lasts`: not a heal or the like, which takes no time."""
         if begins:
-            self._begun.append(label)
-            if label not in {fault.label for fault in self.faults if isinstance(fault.effect, Heal)}:
+            if not by_hand:
+                self._begun.append(label)
+            if lasts:
                 self.in_force.append(label)
         elif label in self.in_force:
             self.in_force.remove(label)
@@ -175,6 +179,8 @@ class Progress:
     def _state(self, rank: RankProgress, now_s: float) -> str:
         if rank.failed:
             return "fell over"
+        if (fate := self._fate(rank.rank)) is not None:
+            return fate
         if rank.ended:
             return "done" if rank.ended == "steps" else "done (time)"
         if rank.heard_s is None:
@@ -183,7 +189,20 @@ class Progress:
         suspected = f", suspected by {_some(by)}" if by else ""
         if now_s - rank.heard_s > SILENT_S:
             return f"silent for {now_s - rank.heard_s:.0f} s{suspected}"
-        return f"training{suspected}"
+        share = 1.0 if self.condition is None else self.condition.shares.get(self._node(rank.rank), 1.0)
+        slow = "" if share == 1 else f" at {100 * share:g} % of its CPU time"
+        return f"training{slow}{suspected}"
+
+    def _fate(self, rank: int) -> str | None:
+        """What a fault has done to it, where nothing is to be expected of it meanwhile."""
+        if self.condition is None:
+            return None
+        if self._node(rank) in self.condition.crashed or rank in self.condition.crashed_ranks:
+            return "down"
+        return "paused" if self._node(rank) in self.condition.paused else None
+
+    def _node(self, rank: int) -> int:
+        return self.node_of[rank] if self.node_of else rank
 
 
 def _at(at_s: float, readings: Sequence[tuple[float, int]]) -> float:
@@ -236,7 +255,7 @@ class Screen:
     """
 
     def __init__(self, plan: Plan, *, quiet: bool = False, output: TextIO | None = None) -> None:
-        self.progress = Progress(plan.size, plan.run.steps, plan.faults)
+        self.progress = Progress(plan.size, plan.run.steps, plan.faults, [place.node for place in plan.places])
         self._quiet = quiet
         self._console = Console(file=output, highlight=False)
         self._live: Live | None = None
@@ -269,6 +288,14 @@ class Screen:
         else:
             self._say(text)
 
+    def measuring(self, what: str, done: int, total: int) -> None:
+        """How far measuring the links has come, round by round."""
+        if self._live:
+            bar = ProgressBar(total=max(1, total), completed=done, width=40)
+            self._live.update(Group(Text(f"{self._title}: measuring {what}"), bar), refresh=True)
+        elif done == 0:
+            self._say(f"measuring {what}")
+
     def steps(self, done: int, total: int) -> None:
         """How far the simulated arm has come, which writes its journals faster than one could follow them."""
         now_s = time.monotonic()
@@ -285,9 +312,13 @@ class Screen:
     def record(self, rank: int, record: Record) -> None:
         self.progress.feed(rank, record)
 
-    def fault(self, label: str, *, begins: bool) -> None:
-        self.progress.fault(label, begins=begins)
-        self._say(f"{self._now_s:.1f} s  {label} {'begins' if begins else 'ends'}")
+    def fault(self, label: str, *, begins: bool, by_hand: bool = False, lasts: bool = True) -> None:
+        self.progress.fault(label, begins=begins, by_hand=by_hand, lasts=lasts)
+        verb = ("begins" if lasts else "comes") if begins else "ends"
+        self._say(f"{self._now_s:.1f} s  {label} {verb}{' (by hand)' if by_hand else ''}")
+
+    def condition(self, condition: Condition) -> None:
+        self.progress.condition = condition
 
     def draw(self, now_s: float) -> None:
         """Called as often as one likes; draws as often as an eye can follow."""

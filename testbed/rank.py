@@ -44,9 +44,10 @@ T = TypeVar("T")
 
 def main() -> None:
     folder = RunFolder(Path(sys.argv[1]))
-    rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
+    # where there is a job per node, MPI numbers the ranks of each from 0
+    rank = int(os.environ.get("TESTBED_FIRST_RANK", "0")) + int(os.environ["OMPI_COMM_WORLD_RANK"])
     try:
-        run_rank(folder, rank)
+        run_rank(folder, rank, life=int(os.environ.get("TESTBED_LIFE", "0")))
     except BaseException as error:
         go = Go.read_if_there(folder.go)
         with Journal(folder.journal(rank), zero_s=go.zero_s if go else None) as journal:
@@ -54,8 +55,12 @@ def main() -> None:
         raise  # the traceback goes to this rank's output
 
 
-def run_rank(folder: RunFolder, rank: int) -> None:
-    """Everything from the plan to the final model. Raises RankError, or whatever the algorithm raises."""
+def run_rank(folder: RunFolder, rank: int, *, life: int = 0) -> None:
+    """Everything from the plan to the final model. Raises RankError, or whatever the algorithm raises.
+
+    `life` counts how often this rank was started before. One that comes back begins with the common start again, and
+    skips to the step where its peers are; they find it where it was.
+    """
     plan = Plan.read(folder.plan)
     launch = Launch.read(folder.launch)
     place = plan.places[rank]
@@ -70,11 +75,13 @@ def run_rank(folder: RunFolder, rank: int) -> None:
     )
     with ExitStack() as opened:
         datagrams = collective = None
+        before = Ready.read_if_there(folder.ready(rank)) if life else None
+        port = before.address[1] if before and before.address else 0  # where the peers still send to
         if Channel.COLLECTIVE in algorithm.channels:
             collective = opened.enter_context(Collective())
         if Channel.DATAGRAM in algorithm.channels:
-            datagrams = opened.enter_context(_datagram_channel(plan, place, algorithm, launch, learner.dimension))
-        go = _wait_for_go(folder, rank, datagrams, launch)
+            datagrams = opened.enter_context(_channel(plan, place, algorithm, launch, learner.dimension, port))
+        go = _wait_for_go(folder, rank, life, datagrams, launch)
         if datagrams:
             datagrams.connect(go.addresses)
         journal = opened.enter_context(Journal(folder.journal(rank), zero_s=go.zero_s))
@@ -85,6 +92,7 @@ def run_rank(folder: RunFolder, rank: int) -> None:
             step=0,
             dimension=learner.dimension,
             device=learner.device,
+            life=life,
             buffer_bytes=datagrams.receive_buffer_bytes if datagrams else None,
         )
         node = RankNode(plan, rank, learner, journal, folder, datagrams=datagrams, collective=collective)
@@ -99,8 +107,8 @@ async def _run(node: RankNode, algorithm: Algorithm, plan: Plan) -> None:
         node.close()
 
 
-def _datagram_channel(
-    plan: Plan, place: RankPlace, algorithm: Algorithm, launch: Launch, dimension: int
+def _channel(
+    plan: Plan, place: RankPlace, algorithm: Algorithm, launch: Launch, dimension: int, port: int
 ) -> DatagramChannel:
     host = launch.hosts[place.node]
     return DatagramChannel(
@@ -109,6 +117,7 @@ def _datagram_channel(
         token=launch.token,
         phases=algorithm.phases,
         host=host,
+        port=port,
         mtu=ETHERNET_MTU if launch.inject_loss else mtu_of(host),
         max_width=dimension,
         phase_timeout_s=plan.run.phase_timeout_s,
@@ -126,12 +135,18 @@ def _injected_loss(plan: Plan, place: RankPlace) -> Callable[[int], float]:
     return loss.__getitem__
 
 
-def _wait_for_go(folder: RunFolder, rank: int, datagrams: DatagramChannel | None, launch: Launch) -> Go:
+def _wait_for_go(folder: RunFolder, rank: int, life: int, datagrams: DatagramChannel | None, launch: Launch) -> Go:
     if datagrams is None:
-        return _until_go(folder, Ready(rank, os.getpid()))
+        return _until_go(folder, Ready(rank, os.getpid(), life=life))
     name = f"testbed-{launch.token}-{rank}"
     ready = Ready(
-        rank, os.getpid(), datagrams.address, name, datagrams.receive_buffer_bytes, burst_bytes=datagrams.burst_bytes
+        rank,
+        os.getpid(),
+        datagrams.address,
+        name,
+        datagrams.receive_buffer_bytes,
+        burst_bytes=datagrams.burst_bytes,
+        life=life,
     )
     with datagrams.lent(name):
         return _until_go(folder, ready)
@@ -140,7 +155,8 @@ def _wait_for_go(folder: RunFolder, rank: int, datagrams: DatagramChannel | None
 def _until_go(folder: RunFolder, ready: Ready) -> Go:
     ready.write(folder.ready(ready.rank))
     deadline_s = time.monotonic() + GO_DEADLINE_S
-    while (go := Go.read_if_there(folder.go)) is None:
+    word = folder.go_again(ready.rank, ready.life) if ready.life else folder.go
+    while (go := Go.read_if_there(word)) is None:
         if time.monotonic() > deadline_s:
             raise RankError(f"rank {ready.rank} was ready, but nobody said go for {GO_DEADLINE_S:g} s")
         time.sleep(POLL_S)

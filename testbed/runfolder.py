@@ -6,6 +6,7 @@ ranks/3/journal.jsonl          what rank 3 did; beside it output.log, final.npy,
 control/                       how supervisor and ranks speak: ready-3.json, go.json
 evaluation.jsonl               the mean model at every snapshot: loss, accuracy, drift
 summary.json  accuracy.svg     what came out
+verification.json  heatmap.svg what `testbed verify` measured of the links, in place of the above
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def verification(self) -> Path:
+        return self.path / "verification.json"
+
+    @property
     def control(self) -> Path:
         return self.path / "control"
 
@@ -58,6 +63,15 @@ class RunFolder:
 
     def ready(self, rank: int) -> Path:
         return self.control / f"ready-{rank}.json"
+
+    def go_again(self, rank: int, life: int) -> Path:
+        """The word to go for a rank that was started again, for the `life`-th time."""
+        return self.control / f"go-{rank}.{life}.json"
+
+    @property
+    def requests(self) -> Path:
+        """Faults by hand: <id>.request.json, answered by <id>.answer.json."""
+        return self.control / "faults"
 
     def left(self, rank: int) -> Path:
         """There when the rank has sent its last datagram."""
@@ -103,6 +117,7 @@ class Ready:
     lent_at: str | None = None  # where a helper can have that socket, to enlarge its receive buffer
     buffer_bytes: int = 0  # that it has
     burst_bytes: int = 0  # that it should have
+    life: int = 0  # how often the rank was started before
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))

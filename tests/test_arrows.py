@@ -24,10 +24,14 @@ ROOMS: dict[str, set[str]] = {
     "network": {"core", "errors"},
     "runtime": {"core", "plan", "errors", "runfolder"},
     "simulate": {"core", "algorithms", "learning", "plan", "journal", "runfolder", "errors"},
+    "prober": set(),
     "rank": {"core", "algorithms", "channels", "learning", "plan", "journal", "runfolder", "errors"},
     "evaluate": {"core", "learning", "plan", "journal", "runfolder", "errors"},
     "results": {"core", "plan", "journal", "runfolder", "errors"},
     "report": {"core", "plan", "journal", "runfolder", "results", "errors"},
+    "heatmap": {"core", "results", "report"},
+    "forecast": {"core", "plan", "report", "errors"},
+    "graph": {"core", "plan", "errors"},
     "live": {"core", "plan", "journal", "errors"},
 }
 RANK_SIDE_OF_PLAN = {"__init__", "model"}  # what ranks have of it
@@ -39,12 +43,12 @@ DOORS: dict[str, set[str]] = {
     "mpi4py": {"channels"},
     "torch": {"learning"},
     "sklearn": {"datasets"},
-    "matplotlib": {"report"},
+    "matplotlib": {"report", "heatmap", "forecast", "graph"},
     "yaml": {"plan"},
     "click": {"cli"},
     "rich": {"live", "cli", "results"},
 }
-RANK_SIDE = ("algorithms", "channels", "core", "learning", "rank", "evaluate", "journal", "runfolder")
+RANK_SIDE = ("algorithms", "channels", "core", "learning", "prober", "rank", "evaluate", "journal", "runfolder")
 HOST_LIBRARIES = {"docker", "pyroute2", "sklearn", "matplotlib", "yaml", "click", "rich"}
 
 

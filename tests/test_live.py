@@ -115,7 +115,7 @@ def test_the_footer_names_what_holds_and_what_comes() -> None:
     progress.fault("partition 0 | 1", begins=True)
     assert footer(progress, 6.0) == "6.0 s   in force: partition 0 | 1   next: heal at step 60"
     progress.fault("partition 0 | 1", begins=False)
-    progress.fault("heal", begins=True)  # takes no time: it is never in force
+    progress.fault("heal", begins=True, lasts=False)  # takes no time: it is never in force
     assert footer(progress, 12.0) == "12.0 s   next: partition 0 | 1 at 20 s"
 
 

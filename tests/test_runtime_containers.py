@@ -69,7 +69,7 @@ def test_a_node_is_made_as_the_plan_has_it() -> None:
     assert first.sysctls == {"net.ipv4.tcp_congestion_control": "cubic"}
     assert first.hosts == {"node-1": "10.213.0.11"}  # by the network that is never impaired
     assert second.labels == {labels.RUN: "abc", labels.ROLE: "node", labels.NODE: "1"}
-    assert first.only_capability is None
+    assert first.only_capabilities is None
 
 
 def test_only_the_run_folder_can_be_written_and_an_own_algorithm_keeps_its_path(tmp_path: Path) -> None:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from testbed.runtime.mpirun import LAUNCH_SCRIPT, containers_argv, local_argv, rank_command, rank_environment
+from testbed.runtime.mpirun import (
+    LAUNCH_SCRIPT,
+    containers_argv,
+    local_argv,
+    node_argv,
+    rank_command,
+    rank_environment,
+    watched_command,
+)
 
 
 def over_containers(ranks: dict[str, int]) -> list[str]:
@@ -74,3 +82,18 @@ def test_the_launch_agent_writes_its_command_down_and_nothing_else(tmp_path: Pat
     subprocess.run(["/bin/sh", "-c", LAUNCH_SCRIPT, "agent", str(tmp_path), "node-1", "A=b;prted", '"x y"'], check=True)
     (written,) = tmp_path.iterdir()
     assert (written.name, written.read_text()) == ("node-1.command", 'A=b;prted "x y"\n')
+
+
+def test_ranks_of_a_job_per_node_have_their_numbers_in_the_whole_run() -> None:
+    argv = node_argv(["program"], ranks=2, first=6, life=1, environment={})
+    assert value(argv, "--host") == "localhost:2"
+    assert {"TESTBED_FIRST_RANK=6", "TESTBED_LIFE=1"} <= set(argv)
+    assert value(argv, "--rtos") == "recoverable"
+
+
+def test_a_watched_rank_leaves_its_status_and_does_not_frighten_mpirun(tmp_path: Path) -> None:
+    argv = watched_command(["/bin/sh", "-c", "echo words; exit 3"], run_folder=tmp_path, statuses=tmp_path)
+    environment = {"OMPI_COMM_WORLD_RANK": "1", "TESTBED_FIRST_RANK": "6", "TESTBED_LIFE": "2", "PATH": "/usr/bin:/bin"}
+    assert subprocess.run(argv, env=environment).returncode == 0
+    assert (tmp_path / "rank-7.2.status").read_text() == "3\n"
+    assert (tmp_path / "ranks" / "7" / "output.log").read_text() == "words\n"

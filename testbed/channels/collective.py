@@ -56,9 +56,6 @@ class Collective:
         self._guarded("Allreduce", lambda: self._comm.Allreduce(np.ascontiguousarray(x, np.float32), total, MPI.SUM))
         return total
 
-    def barrier(self) -> None:
-        self._guarded("Barrier", self._comm.Barrier)
-
     def _guarded(self, name: str, call: Callable[[], None]) -> None:
         try:
             with self._lock:

@@ -23,7 +23,7 @@ from testbed.errors import BringUpError
 from testbed.plan.model import Plan
 from testbed.runfolder import RunFolder
 from testbed.runtime import labels, leftovers
-from testbed.runtime.engine import ContainerSpec, Done, Engine, Folder, NetworkSpec
+from testbed.runtime.engine import ContainerSpec, Done, Engine, Folder, Following, NetworkSpec
 from testbed.runtime.exec_stream import ExecStream
 from testbed.runtime.leftovers import bridge_name
 from testbed.runtime.subnets import choose_subnets, host_networks, ipv4_networks, node_address
@@ -35,6 +35,10 @@ RUN_FOLDER = Path("/testbed/run")
 DATA_FOLDER = Path("/testbed/data")
 
 CANNOT_START = 126  # the status of a command that the engine could not start
+# Link state takes the first. The others are for the back end `userspace`: to send duplicates, and to be first in line
+# for a processor when a packet is due.
+AGENT_CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_NICE")
+AGENT_CPU_SHARES = 16 * 1024  # faults come on time also where ranks want more cores than there are
 SUBNET_ATTEMPTS = 5  # another testbed that comes up at the same moment may choose the same subnets
 
 
@@ -188,7 +192,8 @@ class Containers:
             name=self.agent,
             image=self._agent_image,
             labels={**self._labels, labels.ROLE: "agent"},
-            only_capability="NET_ADMIN",
+            only_capabilities=AGENT_CAPABILITIES,
+            cpu_shares=AGENT_CPU_SHARES,
         )
 
     def _node_specifications(self) -> tuple[ContainerSpec, ...]:
@@ -226,7 +231,7 @@ class Containers:
             image=self._agent_image,
             labels={**self._labels, labels.ROLE: "beside"},
             network_mode=f"container:{place.container}",
-            only_capability="NET_ADMIN",
+            only_capabilities=("NET_ADMIN",),
         )
         container = self.engine.start_container(beside)
         try:
@@ -240,12 +245,13 @@ class Containers:
         """The same in every node, a few at a time: `argv` of the node's number. In the nodes' order."""
         return self._each(lambda node: self.exec_privileged(node, argv(node), stdin=stdin, timeout_s=timeout_s))
 
-    def exec_agent(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
-        return self.engine.exec(self.agent, argv, stdin=stdin, timeout_s=timeout_s)
-
     def agent_stream(self, argv: Sequence[str], *, timeout_s: float | None = 60.0) -> ExecStream:
         """`argv` in the agent's container, with its streams; it reads the end of its input when this process dies."""
         return self.engine.exec_stream(self.agent, argv, timeout_s=timeout_s)
+
+    def node_stream(self, node: int, argv: Sequence[str], *, timeout_s: float | None = 60.0) -> ExecStream:
+        """`argv` in a node as the ranks' user, with its streams; it reads the end of its input when we die."""
+        return self.engine.exec_stream(self.nodes[node].container, argv, timeout_s=timeout_s)
 
     def port(self, node: int) -> Port:
         """Both ends of a node's link to the data network; another one after its container was started anew."""
@@ -262,7 +268,44 @@ class Containers:
 
     def started_at(self, node: int) -> str:
         """When its container was last started; link state set before that is gone."""
-        return self.engine.started_at(self.nodes[node].container)
+        return self.state(node)[1]
+
+    def state(self, node: int) -> tuple[bool, str]:
+        """Whether its container runs, and when it was last started."""
+        return self.engine.state(self.nodes[node].container)
+
+    # -- what befalls them
+
+    def kill(self, node: int) -> None:
+        """Everything in it is gone at once, its namespaces with it."""
+        self.engine.kill_container(self.nodes[node].container)
+
+    def start_again(self, node: int) -> None:
+        """After `kill`: the same name, addresses, folders and limits; a new link to the data network."""
+        self.engine.start_again(self.nodes[node].container)
+
+    def pause(self, node: int) -> None:
+        self.engine.pause_container(self.nodes[node].container)
+
+    def resume(self, node: int) -> None:
+        self.engine.resume_container(self.nodes[node].container)
+
+    def slow(self, node: int, share: float) -> None:
+        """`share` of the CPU time that the plan gives it, of all cores where the plan sets no limit; 1: all of it."""
+        limit = self.plan.nodes[node].cpus
+        all_of_it = float(self.engine.info["NCPU"]) if limit is None else limit
+        cpus = limit if share == 1 else share * all_of_it
+        self.engine.limit_cpus(self.nodes[node].container, cpus)
+
+    def follow(self, tell: Callable[[int, str], None]) -> Following:
+        """Calls `tell(node, "start" | "die")` from a thread whenever a node's container does, for whatever reason."""
+        numbers = {node.container: node.index for node in self.nodes}
+
+        def tell_of_nodes(name: str, action: str) -> None:
+            if name in numbers:
+                tell(numbers[name], action)
+
+        return self.engine.follow(f"{labels.RUN}={self.run}", tell_of_nodes)
 
     def _each(self, function: Callable[[int], T]) -> tuple[T, ...]:
         with ThreadPoolExecutor(leftovers.THREADS) as pool:

@@ -7,9 +7,10 @@ BringUpError with what was being done; an engine that cannot be reached becomes 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv4Network
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,7 @@ from testbed.errors import BringUpError, MachineError
 from testbed.runtime.exec_stream import ExecStream, open_exec
 
 REQUEST_TIMEOUT_S = 60.0  # one request; the slowest, making a container, takes 2 s on a busy machine
+CPU_PERIOD_US = 100_000  # of the kernel's CPU quotas; a quota and not NanoCpus, because that cannot be changed later
 Labels = Mapping[str, str]
 
 
@@ -65,7 +67,8 @@ class ContainerSpec:
     shared_memory_bytes: int | None = None
     gpus: int | str | tuple[str, ...] | None = None
     sysctls: Mapping[str, str] = field(default_factory=dict)
-    only_capability: str | None = None  # all others are dropped; None: Docker's usual ones
+    only_capabilities: tuple[str, ...] | None = None  # all others are dropped; None: Docker's usual ones
+    cpu_shares: int | None = None  # of the cores that many want, against the 1024 of others
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,6 @@ class Engine:
 
     def __init__(self, client: docker.DockerClient) -> None:
         self.client = client
-        with translated("asking the Docker engine what it is"):
-            self.info: dict[str, Any] = client.info()
         self._api = client.api
         adapter: Any = self._api.get_adapter(self._api.base_url)
         self._socket_path = str(adapter.socket_path)
@@ -122,6 +123,12 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        with translated("asking the Docker engine what it is"):
+            info: dict[str, Any] = self.client.info()
+        return info
 
     @property
     def version(self) -> str:
@@ -190,10 +197,46 @@ class Engine:
         with translated(f"removing container {container}"), suppressed_gone():
             self._api.remove_container(container, force=True, v=True)
 
-    def started_at(self, container: str) -> str:
-        """When it was last started, as the engine writes it: a container that was killed and started has another."""
+    def state(self, container: str) -> tuple[bool, str]:
+        """Whether it runs (or is paused), and when it was last started, as the engine writes it: a container that was
+        killed and started has another time."""
         with translated(f"looking at container {container}"):
-            return str(self._api.inspect_container(container)["State"]["StartedAt"])
+            state = self._api.inspect_container(container)["State"]
+        return bool(state["Running"]), str(state["StartedAt"])
+
+    def kill_container(self, container: str) -> None:
+        """SIGKILL to everything in it, also while it is paused. It can be started again."""
+        with translated(f"killing container {container}"):
+            try:
+                self._api.kill(container, signal="SIGKILL")
+            except APIError as exc:
+                if exc.status_code != 409:  # it is dead already
+                    raise
+            self._api.wait(container, condition="not-running")
+
+    def start_again(self, container: str) -> None:
+        """One that was killed: the same file system, limits and addresses, in new namespaces."""
+        with translated(f"starting container {container} again"):
+            self._api.start(container)
+
+    def pause_container(self, container: str) -> None:
+        with translated(f"pausing container {container}"):
+            self._api.pause(container)
+
+    def resume_container(self, container: str) -> None:
+        with translated(f"resuming container {container}"):
+            self._api.unpause(container)
+
+    def limit_cpus(self, container: str, cpus: float | None) -> None:
+        """From now on, also when it is started again; None: no limit."""
+        with translated(f"limiting the CPUs of container {container}"):
+            self._api.update_container(container, cpu_period=CPU_PERIOD_US, cpu_quota=quota_us(cpus))
+
+    def follow(self, label: str, tell: Callable[[str, str], None]) -> Following:
+        """Calls `tell(container's name, "start" | "die")` from a thread, for containers with `label`, until closed."""
+        with translated("listening to the engine's events"):
+            stream = self._api.events(decode=True, filters={"label": label, "event": ["start", "die"]})
+        return Following(stream, tell)
 
     # -- commands inside a container
 
@@ -258,6 +301,32 @@ class Engine:
         return exec_id, stream
 
 
+class Following:
+    """The engine's events, told as they come, by a thread of its own."""
+
+    def __init__(self, stream: Any, tell: Callable[[str, str], None]) -> None:
+        self._stream = stream
+        self._tell = tell
+        self._thread = threading.Thread(target=self._listen, name="engine events", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stream.close()
+        self._thread.join()
+
+    def _listen(self) -> None:
+        try:
+            for event in self._stream:
+                self._tell(event["Actor"]["Attributes"]["name"], event["Action"])
+        except (OSError, ValueError, RequestException, DockerException):
+            return  # closed under our hands, or the engine has gone: whoever speaks to it will say so
+
+
+def quota_us(cpus: float | None) -> int:
+    """Of CPU time in each period; the kernel takes no less than 1 ms."""
+    return -1 if cpus is None else max(1000, round(cpus * CPU_PERIOD_US))
+
+
 def _feed(stream: ExecStream, data: bytes) -> None:
     try:
         stream.writer.write(data)
@@ -270,15 +339,17 @@ def _creation(api: docker.APIClient, spec: ContainerSpec) -> dict[str, Any]:
     """The arguments of docker-py's `create_container`."""
     limits: dict[str, Any] = {}
     if spec.cpus is not None:
-        limits["nano_cpus"] = round(spec.cpus * 1e9)
+        limits |= {"cpu_period": CPU_PERIOD_US, "cpu_quota": quota_us(spec.cpus)}
+    if spec.cpu_shares is not None:
+        limits["cpu_shares"] = spec.cpu_shares
     if spec.memory_bytes is not None:
         limits["mem_limit"] = limits["memswap_limit"] = spec.memory_bytes  # no swap: a rank that swaps is measured late
     if spec.shared_memory_bytes is not None:
         limits["shm_size"] = spec.shared_memory_bytes
     if spec.gpus:
         limits["device_requests"] = [_device_request(spec.gpus)]
-    if spec.only_capability is not None:
-        limits |= {"cap_drop": ["ALL"], "cap_add": [spec.only_capability]}
+    if spec.only_capabilities is not None:
+        limits |= {"cap_drop": ["ALL"], "cap_add": list(spec.only_capabilities)}
     host_config = api.create_host_config(
         network_mode=spec.addresses[0][0] if spec.addresses else spec.network_mode,
         init=True,

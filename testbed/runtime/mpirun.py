@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 LOOPBACK = "127.0.0.0/8"
+FIRST_RANK = "TESTBED_FIRST_RANK"  # in a rank's environment: what to add to its number in its own job; not there: 0
+LIFE = "TESTBED_LIFE"  # in a rank's environment: how often it has been started before; not there: never
 
 # Run by mpirun for every other container: host, then a command for a shell there. It only writes the command down, all
 # or nothing, and returns: who reads the folder starts it there, so that no container needs to see the Docker socket.
@@ -26,8 +28,22 @@ def rank_command(argv: Sequence[str], *, run_folder: Path) -> list[str]:
 
     A shell makes itself the program, which therefore is mpirun's own child.
     """
-    script = 'out="$0/ranks/$OMPI_COMM_WORLD_RANK"; mkdir -p "$out" && exec "$@" >> "$out/output.log" 2>&1 < /dev/null'
+    script = (
+        f'out="$0/ranks/$(({FIRST_RANK} + OMPI_COMM_WORLD_RANK))"; '
+        'mkdir -p "$out" && exec "$@" >> "$out/output.log" 2>&1 < /dev/null'
+    )
     return ["/bin/sh", "-c", script, str(run_folder), *argv]
+
+
+def watched_command(argv: Sequence[str], *, run_folder: Path, statuses: Path) -> list[str]:
+    """As `rank_command`, and the exit status goes to <statuses>/rank-<rank>.<life>.status. mpirun is told that all went
+    well: at any other status it would end the other ranks of the container."""
+    script = (
+        f'rank=$(({FIRST_RANK} + OMPI_COMM_WORLD_RANK)); out="$0/ranks/$rank"; to="$1/rank-$rank.${LIFE}"; shift; '
+        'mkdir -p "$out" && "$@" >> "$out/output.log" 2>&1 < /dev/null; '
+        'echo $? > "$to.part" && mv "$to.part" "$to.status"'
+    )
+    return ["/bin/sh", "-c", script, str(run_folder), str(statuses), *argv]
 
 
 def containers_argv(
@@ -60,6 +76,18 @@ def containers_argv(
         *_exports(environment),
         *program,
     ]
+
+
+def node_argv(
+    program: Sequence[str], *, ranks: int, first: int, life: int, environment: Mapping[str, str]
+) -> list[str]:
+    """mpirun for `ranks` ranks of one container, a job of their own, of which the first is rank `first` of the run.
+
+    A rank that is killed does not take the others of its container with it (PRRTE: recoverable).
+    """
+    own = {FIRST_RANK: str(first), LIFE: str(life)}
+    mpirun, *words = local_argv(program, mpirun=Path("mpirun"), size=ranks, environment={**environment, **own})
+    return [mpirun, "--rtos", "recoverable", *words]
 
 
 def local_argv(program: Sequence[str], *, mpirun: Path, size: int, environment: Mapping[str, str]) -> list[str]:

@@ -32,6 +32,7 @@ CODE: dict[Kind, tuple[str, ...]] = {
         "runfolder.py",
         "rank.py",
         "evaluate.py",
+        "prober.py",
         "plan/__init__.py",
         "plan/model.py",
         "core",

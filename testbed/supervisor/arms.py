@@ -1,30 +1,40 @@
-"""The three ways to carry out a plan, each from a checked plan to a summary: in containers, locally, simulated."""
+"""The three ways to carry out a plan, each from a checked plan to a summary: in containers, locally, simulated; and the
+way to measure its network without training."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from testbed import __version__, datasets, report, results
+from testbed import __version__, datasets, heatmap, report, results
+from testbed.core.links import Pair
 from testbed.core.tasks import MODELS
 from testbed.errors import BringUpError, MachineError, NetworkError, RankError
 from testbed.journal import Journal
 from testbed.live import Screen
 from testbed.plan import Plan
+from testbed.results.verification import Verification, judge
 from testbed.runfolder import RunFolder, write_json
 from testbed.supervisor import standing
-from testbed.supervisor.containers import containers
+from testbed.supervisor.containers import containers, load_noted
 from testbed.supervisor.local import mpirun_here
+from testbed.supervisor.probers import probers_in
+from testbed.supervisor.survey import Effort
 from testbed.supervisor.training import train
+from testbed.supervisor.verification import Part, Surveyor, before_training
 
 
-def up(plan: Plan, file: Path, runs: Path, screen: Screen) -> results.Summary:
+def up(
+    plan: Plan, file: Path, runs: Path, screen: Screen, *, verified: bool = True, strict: bool = False
+) -> results.Summary:
     """In containers. Raises MachineError before anything starts, BringUpError once what had started is put away.
+    `verified`: the links are measured first, for a second; `strict`: NetworkError if one is certainly not as asked.
 
     What killed runs left behind goes first: it may hold memory, subnets and rules.
     """
@@ -33,10 +43,34 @@ def up(plan: Plan, file: Path, runs: Path, screen: Screen) -> results.Summary:
         screen.phase(f"left behind by a run that was killed, removed: {line}")
     with _run(plan, file, runs) as (folder, journal):
         with containers(plan, folder, data, journal, screen) as world:
-            train(plan, folder, world, journal, screen)
+            if verified:
+                screen.phase("measuring the links")
+                before_training(world, plan.network.links, journal, screen, strict=strict)
+            with load_noted(world.agent, journal):
+                train(plan, folder, world, journal, screen)
             screen.phase("evaluating the mean model")
             world.evaluate()
         return _summarise(plan, folder, journal, "docker")
+
+
+def verify(
+    plan: Plan, file: Path, runs: Path, screen: Screen, *, effort: Effort, parts: Sequence[Part], pairs: Sequence[Pair]
+) -> tuple[Verification, Path]:
+    """The network of the plan as it is at the start, brought up, measured and put away; what was found, and the folder
+    with verification.json and heatmap.svg. Raises as `up` does; that a link is not as asked raises nothing."""
+    for line in standing.down(None, everything=False):
+        screen.phase(f"left behind by a run that was killed, removed: {line}")
+    state = plan.network.links
+    with _run(plan, file, runs) as (folder, journal):
+        with containers(plan, folder, None, journal, screen) as world, probers_in(world.boxes) as probers:
+            begun_s = time.monotonic()
+            surveyor = Surveyor(state, probers, world.agent.counters, screen.measuring)
+            found = judge(state, surveyor.measure(effort, pairs, parts))
+            took_s = time.monotonic() - begun_s
+        write_json(folder.verification, {"name": plan.name, "took_s": round(took_s, 2), **found.to_json()})
+        heatmap.draw(plan.name, state, found, folder.path)
+        journal.write("verified", as_asked=found.as_asked, took_s=round(took_s, 3), checks=len(found.checks))
+    return found, folder.path
 
 
 def local(plan: Plan, file: Path, runs: Path, screen: Screen) -> results.Summary:

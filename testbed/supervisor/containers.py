@@ -1,4 +1,4 @@
-"""A plan's world in containers: the nodes, the agent that sets their links, and the MPI job over all of them.
+"""A plan's world in containers: the nodes, the agent that sets their links, and the MPI jobs in them.
 
 Opened in an order that leaves nothing behind wherever it stops: images, networks, the agent and its word that this
 kernel can carry the plan, nodes, links, ranks. Put away in reverse.
@@ -9,26 +9,31 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.core.faults import Change
-from testbed.core.links import LinkState
-from testbed.errors import BringUpError, RankError
+from testbed.core.faults import Change, Condition
+from testbed.errors import BringUpError, MachineError, RankError
 from testbed.journal import Journal
 from testbed.network import buffers, offloads
-from testbed.network.backend import Backend, choose
+from testbed.network.backend import Backend, Capabilities, choose
 from testbed.network.client import AgentClient
-from testbed.network.readback import differences
 from testbed.plan import Plan
+from testbed.plan.launch import launch_mode
 from testbed.runfolder import Launch, Ready, RunFolder
-from testbed.runtime.containers import DATA_FOLDER, RUN_FOLDER, Containers
+from testbed.runtime.containers import DATA_FOLDER, RUN_FOLDER, Containers, Port
 from testbed.runtime.engine import Engine
 from testbed.runtime.images import Images
+from testbed.runtime.leftovers import THREADS
 from testbed.runtime.machine import check_gpus, check_machine
 from testbed.runtime.mpi_job import MpiJob
+from testbed.runtime.node_jobs import Ended, NodeJobs
+from testbed.supervisor.gate import Gate
+from testbed.supervisor.keeper import Carried
+from testbed.supervisor.nodes import Nodes
 from testbed.supervisor.training import Screen
 
 AGENT = ("python", "-m", "testbed.network.agent")
@@ -39,11 +44,15 @@ EVALUATE_DEADLINE_S = 600.0
 
 @dataclass(frozen=True)
 class ContainerWorld:
-    """Where the ranks of a run in containers live, and what changes their links."""
+    """Where the ranks of a run in containers live, and what changes their links and themselves."""
 
     boxes: Containers
     agent: AgentClient
-    job: MpiJob
+    backend: Backend
+    can: Capabilities
+    gate: Gate
+    nodes: Nodes
+    job: MpiJob | NodeJobs
     data: Path | None
 
     @property
@@ -54,35 +63,41 @@ class ContainerWorld:
         self.job.start()
 
     def equip(self, ranks: Sequence[Ready]) -> None:
-        """Receive buffers that a burst fits into, where net.core.rmem_max would not give them."""
-        short = [ready for ready in ranks if ready.buffer_bytes < ready.burst_bytes]
-        if not short:
-            return
-        source = Path(buffers.__file__).read_bytes()
-        size = str(max(ready.burst_bytes for ready in short))
-        node_of = {place.rank: place.node for place in self.boxes.plan.places}
-        of_node = [
-            [str(ready.lent_at) for ready in short if node_of[ready.rank] == node]
-            for node in range(len(self.boxes.nodes))
-        ]
-        answers = self.boxes.exec_privileged_each(lambda node: ["python", "-", size, *of_node[node]], stdin=source)
-        for node, done in enumerate(answers):
-            if done.status:
-                raise BringUpError(f"enlarging the receive buffers of node {node} failed: {done.errors.strip()}")
+        _enlarge_buffers(self.boxes, ranks)
 
-    def poll(self) -> int | None:
-        return self.job.poll()
+    def ended(self) -> tuple[Ended, ...]:
+        self.nodes.check()
+        if isinstance(self.job, NodeJobs):
+            return self.job.ended()
+        status = self.job.poll()
+        return () if status is None else (Ended(tuple(range(self.boxes.plan.size)), status, self.job.log),)
 
-    def carry(self, state: LinkState) -> float:
-        return self.agent.apply(state)
+    @property
+    def away(self) -> frozenset[int]:
+        return self.nodes.away
+
+    def refuse(self, condition: Condition) -> None:
+        self.nodes.refuse(condition)
+        try:
+            choose(self.backend, self.can, [condition.links])
+        except MachineError as error:
+            raise MachineError(
+                str(error),
+                remedy="a run keeps its back end: start it with `--set network.backend=userspace`, or on a kernel with "
+                "sch_netem",
+            ) from error
+
+    def carry(self, condition: Condition) -> Carried:
+        applied = self.gate.ask(condition.links, shut=condition.crashed)
+        return Carried(applied.took_s, applied.wrong, self.nodes.carry(condition))
 
     def counters(self) -> list[dict[str, Any]]:
         return [count.to_json() for count in self.agent.counters()]
 
     def evaluate(self) -> None:
-        """Where torch is: in the first container."""
+        """Where torch is: in a container."""
         argv = [*EVALUATE, *(("--data", str(DATA_FOLDER)) if self.data else ())]
-        done = self.boxes.exec(0, argv, timeout_s=EVALUATE_DEADLINE_S)
+        done = self.boxes.exec(self.nodes.someone_up(), argv, timeout_s=EVALUATE_DEADLINE_S)
         if done.status:
             raise RankError(f"evaluating the mean model failed:\n{done.errors.strip()}")
 
@@ -102,7 +117,18 @@ def containers(
             images = Images(engine.client)
             rank_image = images.ensure("rank", progress=screen.phase)
             agent_image = images.ensure("agent", progress=screen.phase)
-        backend: list[Backend] = []
+        agents = opened.enter_context(ExitStack())
+        agent: AgentClient | None = None
+        can: Capabilities | None = None
+        backend: Backend = "nft"
+
+        def admit(boxes: Containers) -> None:
+            nonlocal agent, can, backend
+            stream = agents.enter_context(boxes.agent_stream(AGENT, timeout_s=None))
+            agent = AgentClient(stream.reader, stream.writer)
+            can = agent.probe()
+            backend = _backend(can, plan)
+
         run = secrets.token_hex(4)
         boxes = Containers(
             engine,
@@ -112,64 +138,107 @@ def containers(
             rank_image=rank_image,
             agent_image=agent_image,
             data=data,
-            admit=lambda boxes: backend.append(_backend(boxes, plan)),
+            admit=admit,
         )
         with _phase("containers", f"starting {len(plan.nodes)} containers", journal, screen):
             opened.enter_context(boxes)
         with _phase("links", f"setting {len(plan.network.links.links)} links", journal, screen):
-            agent = opened.enter_context(_links(boxes, plan, backend[0]))
-        journal.write("network", backend=backend[0], run=run, subnet=str(boxes.subnets.data))
+            assert agent is not None, "it was admitted"
+            assert can is not None
+            opened.enter_context(_links(boxes, plan, agent, backend))
+        journal.write("network", backend=backend, run=run, subnet=str(boxes.subnets.data))
         Launch(
             hosts=tuple(str(node.data) for node in boxes.nodes),
             token=secrets.randbits(32),
             data=str(DATA_FOLDER) if data else None,
         ).write(folder.launch)
-        job = MpiJob(boxes, RANK)
+        gate = Gate(agent, journal, plan.network.links)
+        mode, _ = launch_mode(plan)
+        apart = NodeJobs(boxes, RANK) if mode == "one job per node" else None
+        together = MpiJob(boxes, RANK) if apart is None else None
+        nodes = Nodes(
+            boxes,
+            gate,
+            apart,
+            journal,
+            prepare=lambda node, port: _prepare(boxes, node, port),
+            equip=lambda ranks: _enlarge_buffers(boxes, ranks),
+        )
         try:
-            yield ContainerWorld(boxes, agent, job, data)
+            job = apart or together
+            assert job is not None
+            yield ContainerWorld(boxes, agent, backend, can, gate, nodes, job, data)
         finally:
             screen.phase("putting everything away")
-            job.kill()
+            nodes.close()
+            if together is not None:
+                together.kill()
 
 
-def _backend(boxes: Containers, plan: Plan) -> Backend:
+@contextmanager
+def load_noted(agent: AgentClient, journal: Journal) -> Iterator[None]:
+    """In the journal at the end: what a process that delays packets had to do meanwhile, where there is one."""
+    before = agent.load()
+    yield
+    after = agent.load()
+    if before is not None and after is not None:
+        journal.write("userspace", **after.since(before).to_json())
+
+
+def _backend(can: Capabilities, plan: Plan) -> Backend:
     """The back end for every state that the plan's network may come to be in. Raises MachineError if there is none."""
     links = plan.network.links
     changes = [fault.effect for fault in plan.faults if isinstance(fault.effect, Change)]
     states = [links, *(links.changed(change.pairs, dict(change.attributes)) for change in changes)]
-    with boxes.agent_stream(AGENT) as stream:
-        can = AgentClient(stream.reader, stream.writer).probe()
     return choose(plan.network.backend, can, states)
 
 
 @contextmanager
-def _links(boxes: Containers, plan: Plan, backend: Backend) -> Iterator[AgentClient]:
+def _links(boxes: Containers, plan: Plan, agent: AgentClient, backend: Backend) -> Iterator[None]:
     """The links in force, until the end; the agent takes them away when it hears no more of us."""
-    with boxes.agent_stream(AGENT, timeout_s=None) as stream:
-        agent = AgentClient(stream.reader, stream.writer)
-        addresses = [str(node.data) for node in boxes.nodes]
-        agent.open(boxes.run, backend=backend, addresses=addresses, state=plan.network.links)
+    addresses = [str(node.data) for node in boxes.nodes]
+    agent.open(boxes.run, backend=backend, addresses=addresses, state=plan.network.links)
+    try:
         ports = boxes.ports()
         for node, port in enumerate(ports):
             agent.attach(node, port.host_index)
-        if not plan.network.offloads:
-            _turn_offloads_off(boxes, [port.interface for port in ports])
-        agent.apply(plan.network.links)
-        if wrong := differences(plan.network.links, agent.readback()):
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(lambda node: _prepare(boxes, node, ports[node]), range(len(ports))))
+        if wrong := agent.apply(plan.network.links).wrong:
             raise BringUpError("the kernel does not hold the links that were asked for:\n  " + "\n  ".join(wrong[:10]))
-        try:
-            yield agent
-        finally:
-            agent.close()
+        yield
+    finally:
+        agent.close()
 
 
-def _turn_offloads_off(boxes: Containers, interfaces: Sequence[str]) -> None:
-    """Of the senders: with them on, TCP hands over 64 KB at once, and one loss in a hundred loses 64 KB."""
+def _prepare(boxes: Containers, node: int, port: Port) -> None:
+    """Turn the sender's offloads off: with them on, TCP hands over 64 KB at once, and one loss in a hundred loses
+    64 KB."""
+    if boxes.plan.network.offloads:
+        return
     source = Path(offloads.__file__).read_bytes()
-    answers = boxes.exec_privileged_each(lambda node: ["python", "-", interfaces[node], "off"], stdin=source)
-    for node, done in enumerate(answers):
+    done = boxes.exec_privileged(node, ["python", "-", port.interface, "off"], stdin=source)
+    if done.status:
+        raise BringUpError(f"turning the offloads of node {node} off failed: {done.errors.strip()}")
+
+
+def _enlarge_buffers(boxes: Containers, ranks: Sequence[Ready]) -> None:
+    """Receive buffers that a burst fits into, where net.core.rmem_max would not give them."""
+    short = [ready for ready in ranks if ready.buffer_bytes < ready.burst_bytes]
+    if not short:
+        return
+    source = Path(buffers.__file__).read_bytes()
+    size = str(max(ready.burst_bytes for ready in short))
+    node_of = {place.rank: place.node for place in boxes.plan.places}
+    lent = {node: [str(each.lent_at) for each in short if node_of[each.rank] == node] for node in node_of.values()}
+
+    def enlarge(node: int) -> None:
+        done = boxes.exec_privileged(node, ["python", "-", size, *lent[node]], stdin=source)
         if done.status:
-            raise BringUpError(f"turning the offloads of node {node} off failed: {done.errors.strip()}")
+            raise BringUpError(f"enlarging the receive buffers of node {node} failed: {done.errors.strip()}")
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(enlarge, [node for node, names in lent.items() if names]))
 
 
 @contextmanager

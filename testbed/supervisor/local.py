@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.core.links import LinkState
+from testbed.core.faults import Condition
 from testbed.errors import MachineError, RankError
 from testbed.plan import Plan
 from testbed.runfolder import Launch, Ready, RunFolder
 from testbed.runtime.local import LocalJob
+from testbed.runtime.node_jobs import Ended
+from testbed.supervisor.keeper import Carried
 
 LOOPBACK = "127.0.0.1"
 
@@ -28,6 +30,7 @@ LOOPBACK = "127.0.0.1"
 class LocalWorld:
     folder: RunFolder
     job: LocalJob
+    size: int  # ranks
     data: Path | None
 
     @property
@@ -40,11 +43,22 @@ class LocalWorld:
     def equip(self, ranks: Sequence[Ready]) -> None:
         """They have what this user may have."""
 
-    def poll(self) -> int | None:
-        return self.job.poll()
+    def ended(self) -> tuple[Ended, ...]:
+        status = self.job.poll()
+        return () if status is None else (Ended(tuple(range(self.size)), status, self.job.log),)
 
-    def carry(self, state: LinkState) -> float:
-        raise MachineError("links do not change in the local arm")
+    @property
+    def away(self) -> frozenset[int]:
+        return frozenset()
+
+    def refuse(self, condition: Condition) -> None:
+        raise MachineError(
+            "nothing is emulated in the local arm: links and nodes stay as they are",
+            remedy="`testbed up` has real faults, in containers",
+        )
+
+    def carry(self, condition: Condition) -> Carried:
+        raise AssertionError("refused before")
 
     def counters(self) -> list[dict[str, Any]]:
         return []  # no kernel counts here
@@ -70,7 +84,7 @@ def mpirun_here(plan: Plan, folder: RunFolder, data: Path | None) -> Iterator[Lo
     program = [sys.executable, "-m", "testbed.rank", str(folder.path)]
     job = LocalJob(program, folder=folder, size=plan.size, threads=plan.run.threads)
     try:
-        yield LocalWorld(folder, job, data)
+        yield LocalWorld(folder, job, plan.size, data)
     finally:
         job.kill()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,12 @@ from testbed.errors import BringUpError, MachineError
 from testbed.plan import Plan
 from testbed.runfolder import RunFolder
 from testbed.runtime import labels, leftovers
+from testbed.runtime.containers import AGENT_CAPABILITIES
 from testbed.runtime.engine import ContainerSpec, Engine, Thing
 from testbed.runtime.images import ImageInfo, Images
 from testbed.runtime.leftovers import Standing
 from testbed.supervisor.containers import AGENT
+from testbed.supervisor.requests import ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,13 @@ def execute(rank: int, command: tuple[str, ...], name: str | None) -> tuple[int,
         return done.status, done.output.decode(errors="replace") + done.errors
 
 
+def fault(entry: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """Carry out a fault now, written as in a plan but without a moment, in the testbed that is up; what was done."""
+    with Engine.connect() as engine:
+        row = _the_one(leftovers.find(engine), name)
+    return ask(RunFolder(Path(row.folder)), entry)
+
+
 def _the_one(found: tuple[Standing, ...], name: str | None) -> Standing:
     rows = [row for row in found if row.alive and name in (None, row.name, row.run)]
     if len(rows) == 1:
@@ -82,7 +91,7 @@ def _the_one(found: tuple[Standing, ...], name: str | None) -> Standing:
         raise MachineError(f"no testbed {name} is up" if name else "no testbed is up", remedy="`testbed up PLAN`")
     raise MachineError(
         f"{len(rows)} testbeds are up: " + ", ".join(f"{row.name} ({row.run})" for row in rows),
-        remedy="say which, with --name NAME or --name RUN",
+        remedy="say which, by its name or by the letters behind it",
     )
 
 
@@ -163,7 +172,7 @@ def agent_container(engine: Engine, run: str, there: Thing | None = None) -> Ite
         name=f"testbed-{run}-cleaner",
         image=tags[0],
         labels={labels.RUN: run, labels.ROLE: "agent", **labels.Owner.current().labels()},
-        only_capability="NET_ADMIN",
+        only_capabilities=AGENT_CAPABILITIES,
     )
     container = engine.start_container(spec)
     try:

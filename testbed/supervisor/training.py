@@ -1,6 +1,7 @@
-"""The middle of a run, the same wherever ranks live: wait until all are ready, say go, keep the faults on time, watch.
+"""The middle of a run, the same wherever ranks live: wait until all are ready, say go, watch.
 
-A `World` is where ranks live and what changes their links: containers (containers.py) or this machine (local.py).
+A `World` is where ranks live and what changes their links and themselves: containers (containers.py) or this machine
+(local.py). Not here: faults on time (keeper.py).
 """
 
 from __future__ import annotations
@@ -8,23 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from testbed.core.faults import Schedule
-from testbed.core.links import LinkState
+from testbed.core.faults import Condition, Ending
 from testbed.errors import BringUpError
 from testbed.journal import Journal, Record
 from testbed.plan import Plan
 from testbed.runfolder import Go, Ready, RunFolder
+from testbed.runtime.node_jobs import Ended
+from testbed.supervisor.keeper import Keeper, Scene
+from testbed.supervisor.requests import Inbox
 from testbed.supervisor.watch import Watch, last_lines
 
 READY_DEADLINE_S = 240.0  # importing torch on a quarter of a busy core takes a minute
 POLL_S = 0.5  # between questions to the engine whether the job still runs
-TICK_S = 0.02  # how late a fault may come, at most, for want of looking
+TICK_S = 0.02  # between two readings of the journals
 LAST_WORDS_S = 5.0  # from the end of the job to the last line of its journals
 
 
-class World(Protocol):
+class World(Scene, Protocol):
     @property
     def log(self) -> Path:
         """What mpirun said."""
@@ -38,16 +41,14 @@ class World(Protocol):
         """All are ready: what they need and could not get by themselves."""
         ...
 
-    def poll(self) -> int | None:
-        """None while the job runs, then its exit status."""
+    def ended(self) -> Sequence[Ended]:
+        """Ranks of which nothing more will be heard, and that nobody killed on purpose. Raises what went wrong with
+        the place where they live."""
         ...
 
-    def carry(self, state: LinkState) -> float:
-        """Make the links so; answers how many seconds the change took."""
-        ...
-
-    def counters(self) -> list[dict[str, Any]]:
-        """Per ordered pair of nodes what the kernel saw and dropped; empty where no kernel counts."""
+    @property
+    def away(self) -> frozenset[int]:
+        """Ranks of which nothing is expected, because they were killed on purpose, or paused, or are coming back."""
         ...
 
 
@@ -56,7 +57,8 @@ class Screen(Protocol):
 
     def phase(self, text: str) -> None: ...
     def record(self, rank: int, record: Record) -> None: ...
-    def fault(self, label: str, *, begins: bool) -> None: ...
+    def fault(self, label: str, *, begins: bool, by_hand: bool, lasts: bool) -> None: ...
+    def condition(self, condition: Condition) -> None: ...
     def draw(self, now_s: float) -> None: ...
 
 
@@ -69,26 +71,46 @@ def train(plan: Plan, folder: RunFolder, world: World, journal: Journal, screen:
     go = Go(time.monotonic(), tuple(each.address for each in ready if each.address))
     go.write(folder.go)
     journal.zero_s = go.zero_s
-    schedule = plan.schedule()
-    journal.write("links", state=schedule.link_state().to_json())
+    journal.write("links", at_s=0.0, state=plan.network.links.to_json())
+    with Keeper(plan, world, journal, Inbox(folder.requests)) as keeper:
+        _watch(plan, go, world, watch, keeper, screen)
+        keeper.close()
+
+
+def _watch(plan: Plan, go: Go, world: World, watch: Watch, keeper: Keeper, screen: Screen) -> None:
+    """Until all that are expected to have ended."""
     polled_s = 0.0
-    while not watch.all_ended:
+    while True:
         now_s = time.monotonic() - go.zero_s
         watch.read(now_s)
-        _keep_faults(schedule, now_s, watch.step, world, journal, screen)
+        keeper.reached(watch.step)
+        _tell_news(keeper, screen)
         screen.draw(now_s)
-        if now_s - polled_s >= POLL_S and not watch.all_ended:
+        away = world.away
+        if watch.is_over(away):
+            return
+        if now_s - polled_s >= POLL_S:
             polled_s = now_s
-            if (status := world.poll()) is not None:
-                _hear_last_words(watch, go.zero_s)
-                if not watch.all_ended:
-                    raise watch.error(status, world.log)
-            watch.check_silence(now_s, plan.run.silence_s)
-        time.sleep(_nap_s(schedule, time.monotonic() - go.zero_s))
-    _count(world, journal)
-    if schedule.link_state() != plan.network.links:
-        schedule.heal()
-        world.carry(schedule.link_state())
+            keeper.check()
+            _check_ended(world, watch, go)
+            watch.check_silence(now_s, plan.run.silence_s, away)
+        time.sleep(TICK_S)
+
+
+def _tell_news(keeper: Keeper, screen: Screen) -> None:
+    while not keeper.news.empty():
+        news = keeper.news.get()
+        lasts = not isinstance(news.fault.effect, Ending)
+        screen.fault(news.fault.label, begins=news.begins, by_hand=news.by_hand, lasts=lasts)
+        screen.condition(news.condition)
+
+
+def _check_ended(world: World, watch: Watch, go: Go) -> None:
+    """Raises RankError if a rank is gone that should not be."""
+    for each in world.ended():
+        _hear_last_words(watch, each.ranks, go.zero_s)
+        if missing := [rank for rank in each.ranks if rank not in watch.ended and rank not in world.away]:
+            raise watch.error(each.status, each.log, missing)
 
 
 def _wait_until_ready(plan: Plan, folder: RunFolder, world: World, watch: Watch, screen: Screen) -> list[Ready]:
@@ -100,9 +122,12 @@ def _wait_until_ready(plan: Plan, folder: RunFolder, world: World, watch: Watch,
             return ready
         screen.phase(f"ranks: {len(ready)} of {plan.size} ready")
         watch.read(0.0)
-        status = world.poll()
-        if watch.failed or status is not None:
-            raise watch.error(status, world.log)
+        ended = world.ended()
+        if watch.failed:
+            raise watch.error(None, world.log, [])
+        if ended:
+            _hear_last_words(watch, ended[0].ranks, time.monotonic())
+            raise watch.error(ended[0].status, ended[0].log, ended[0].ranks)
         if time.monotonic() > deadline_s:
             rank = next(rank for rank, each in enumerate(found) if each is None)
             raise BringUpError(
@@ -112,34 +137,9 @@ def _wait_until_ready(plan: Plan, folder: RunFolder, world: World, watch: Watch,
         time.sleep(POLL_S / 5)
 
 
-def _keep_faults(schedule: Schedule, now_s: float, step: int, world: World, journal: Journal, screen: Screen) -> None:
-    occurrences = schedule.advance(now_s=now_s, step=step)
-    if not occurrences:
-        return
-    state = schedule.link_state()
-    _count(world, journal)  # what was dropped so far was dropped under the state that ends here
-    took_s = world.carry(state)
-    for each in occurrences:
-        screen.fault(each.label, begins=each.begins)
-        journal.write(
-            "fault", label=each.label, begins=each.begins, planned_s=each.planned_s, step=step, took_s=round(took_s, 6)
-        )
-    journal.write("links", state=state.to_json())
-
-
-def _count(world: World, journal: Journal) -> None:
-    if pairs := world.counters():
-        journal.write("counters", pairs=pairs)
-
-
-def _nap_s(schedule: Schedule, now_s: float) -> float:
-    next_s = schedule.next_s()
-    return TICK_S if next_s is None else min(TICK_S, max(next_s - now_s, 0.0))
-
-
-def _hear_last_words(watch: Watch, zero_s: float) -> None:
-    """The job is over; what its ranks wrote last may still be on its way to us."""
+def _hear_last_words(watch: Watch, ranks: Sequence[int], zero_s: float) -> None:
+    """These ranks are gone; what they wrote last may still be on its way to us."""
     deadline_s = time.monotonic() + LAST_WORDS_S
-    while not watch.all_ended and not watch.failed and time.monotonic() < deadline_s:
+    while not watch.ended.issuperset(ranks) and not watch.failed and time.monotonic() < deadline_s:
         watch.read(time.monotonic() - zero_s)
         time.sleep(TICK_S)

@@ -5,7 +5,7 @@ Judging by journals and not by exit statuses: mpirun's own says nothing about wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,14 +45,19 @@ class Watch:
             self.step = max(self.step, record["step"])
         elif record["event"] == "end":
             self.ended.add(rank)
+        elif record["event"] == "start":  # again, perhaps
+            self.ended.discard(rank)
         elif record["event"] == "failed":
             self.failed[rank] = record["message"]
 
-    @property
-    def all_ended(self) -> bool:
-        return len(self.ended) == self.size
+    def is_over(self, away: Collection[int]) -> bool:
+        """All have ended, but for those that are `away`, for whom the others do not wait."""
+        return bool(self.ended) and len(self.ended | set(away)) == self.size
 
-    def check_silence(self, now_s: float, silence_s: float) -> None:
+    def check_silence(self, now_s: float, silence_s: float, away: Collection[int] = ()) -> None:
+        """Raises RankError if a rank has said nothing for too long; those that are `away` need not say anything."""
+        for rank in away:
+            self.heard_s[rank] = now_s
         for rank, heard_s in enumerate(self.heard_s):
             if rank not in self.ended and now_s - heard_s > silence_s:
                 raise RankError(
@@ -61,13 +66,12 @@ class Watch:
                     remedy="give the ranks more CPU, or raise run.silence in the plan",
                 )
 
-    def error(self, status: int | None, job_log: Path) -> RankError:
-        """Why the job ended although not all ranks had: the rank that failed first, with its own last words; or, where
-        no rank said anything, mpirun's."""
+    def error(self, status: int | None, job_log: Path, missing: Sequence[int]) -> RankError:
+        """Why a job ended although its ranks `missing` had not: the rank that failed first, with its own last words;
+        or, where no rank said anything, mpirun's."""
         if self.failed:
             rank, message = next(iter(self.failed.items()))
             return RankError(f"rank {rank} fell over: {message}" + last_lines(self.folder.output(rank)))
-        missing = [rank for rank in range(self.size) if rank not in self.ended]
         who = "rank " + ", ".join(map(str, missing[:8])) + (" ..." if len(missing) > 8 else "")
         return RankError(
             f"the job ended with status {status} before {who} did"
