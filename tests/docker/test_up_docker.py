@@ -209,7 +209,7 @@ def test_the_next_run_puts_away_what_a_killed_one_left(engine: Engine, tmp_path:
     [
         ("nodes.memory=100000g", "GiB of memory together, this machine has"),
         ("nodes.gpus=1", "the plan gives GPUs to its nodes, but"),
-        ("network.default.delay=20ms", "has no sch_netem"),
+        ("network.backend=netem", "has no sch_netem"),
     ],
 )
 def test_what_this_machine_cannot_do_is_refused_before_any_node_starts(
@@ -217,7 +217,7 @@ def test_what_this_machine_cannot_do_is_refused_before_any_node_starts(
 ) -> None:
     if "gpus" in change and Path("/proc/driver/nvidia").exists():
         pytest.skip("this machine has a GPU")
-    if "delay" in change and "netem" in json.loads(cli("doctor", "--json").stdout)[-1]["detail"].split()[:1]:
+    if "netem" in change and "netem" in json.loads(cli("doctor", "--json").stdout)[-1]["detail"].split()[:1]:
         pytest.skip("this kernel has netem")
     done = cli("up", plan(tmp_path, **SMALL), "--runs", tmp_path / "runs", "--set", change)
     assert done.returncode == 3, done.stderr
