@@ -11,9 +11,11 @@ import asyncio
 import os
 import sys
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.algorithms.catalog import Algorithm, find
-from testbed.algorithms.node import Arrivals, Channel, Tag
+from testbed.algorithms.node import Arrivals, Channel, Entry, Messages, Tag
 from testbed.channels.collective import Collective
 from testbed.channels.datagram import DatagramChannel
+from testbed.channels.memory import Memory
+from testbed.channels.message import MessageChannel
 from testbed.channels.syscalls import mtu_of
 from testbed.core.blocks import Rows, Vector
 from testbed.core.dice import draw_of, own_rng, shared_rng
+from testbed.core.quorums import Clusters
+from testbed.core.rounds import Enough, Place, Round, Told
 from testbed.errors import RankError
 from testbed.journal import Journal, finite
 from testbed.learning.learner import Learner, build
@@ -58,8 +64,9 @@ def main() -> None:
 def run_rank(folder: RunFolder, rank: int, *, life: int = 0) -> None:
     """Everything from the plan to the final model. Raises RankError, or whatever the algorithm raises.
 
-    `life` counts how often this rank was started before. One that comes back begins with the common start again, and
-    skips to the step where its peers are; they find it where it was.
+    `life` counts how often this rank was started before. One that comes back is found by its peers where it was, and
+    skips to the step where they are. It begins with the common start again, unless its algorithm tells messages: what
+    these need is in its store.
     """
     plan = Plan.read(folder.plan)
     launch = Launch.read(folder.launch)
@@ -74,29 +81,38 @@ def run_rank(folder: RunFolder, rank: int, *, life: int = 0) -> None:
         threads=plan.run.threads,
     )
     with ExitStack() as opened:
-        datagrams = collective = None
-        before = Ready.read_if_there(folder.ready(rank)) if life else None
-        port = before.address[1] if before and before.address else 0  # where the peers still send to
+        before = (Ready.read_if_there(folder.ready(rank)) if life else None) or Ready(rank, 0)
+        channels = Channels()
         if Channel.COLLECTIVE in algorithm.channels:
-            collective = opened.enter_context(Collective())
+            channels.collective = opened.enter_context(Collective())
         if Channel.DATAGRAM in algorithm.channels:
-            datagrams = opened.enter_context(_channel(plan, place, algorithm, launch, learner.dimension, port))
-        go = _wait_for_go(folder, rank, life, datagrams, launch)
-        if datagrams:
-            datagrams.connect(go.addresses)
+            port = before.address[1] if before.address else 0  # where the peers still send to
+            channels.datagrams = opened.enter_context(
+                _datagrams(plan, place, algorithm, launch, learner.dimension, port)
+            )
+        if Channel.MESSAGE in algorithm.channels:
+            port = before.messages_at[1] if before.messages_at else 0
+            channels.messages = opened.enter_context(_messages(plan, place, launch, learner.dimension, port))
+            channels.memory = opened.enter_context(_memory(plan, place, launch, folder, learner.dimension))
+        go = _wait_for_go(folder, rank, life, channels, launch)
+        if channels.datagrams:
+            channels.datagrams.connect(go.addresses)
+        if channels.messages:
+            channels.messages.connect(go.messages_at)
         journal = opened.enter_context(Journal(folder.journal(rank), zero_s=go.zero_s))
-        journal.write(
-            "start",
-            rank=rank,
-            node=place.node,
-            step=0,
-            dimension=learner.dimension,
-            device=learner.device,
-            life=life,
-            buffer_bytes=datagrams.receive_buffer_bytes if datagrams else None,
-        )
-        node = RankNode(plan, rank, learner, journal, folder, datagrams=datagrams, collective=collective)
+        node = RankNode(plan, rank, learner, journal, folder, channels)
+        node.introduce(life)
         asyncio.run(_run(node, algorithm, plan))
+
+
+@dataclass
+class Channels:
+    """What the algorithm declares, open; None for the rest."""
+
+    datagrams: DatagramChannel | None = None
+    collective: Collective | None = None
+    messages: MessageChannel | None = None
+    memory: Memory | None = None  # goes with messages
 
 
 async def _run(node: RankNode, algorithm: Algorithm, plan: Plan) -> None:
@@ -107,7 +123,24 @@ async def _run(node: RankNode, algorithm: Algorithm, plan: Plan) -> None:
         node.close()
 
 
-def _channel(
+def _messages(plan: Plan, place: RankPlace, launch: Launch, dimension: int, port: int) -> MessageChannel:
+    return MessageChannel(
+        rank=place.rank, size=plan.size, token=launch.token, width=dimension, host=launch.hosts[place.node], port=port
+    )
+
+
+def _memory(plan: Plan, place: RankPlace, launch: Launch, folder: RunFolder, dimension: int) -> Memory:
+    clusters = Clusters.of_nodes([each.node for each in plan.places])
+    return Memory(
+        Path(launch.registers),
+        folder.store(place.rank),
+        rank=place.rank,
+        mates=clusters.mates(place.rank),
+        width=dimension,
+    )
+
+
+def _datagrams(
     plan: Plan, place: RankPlace, algorithm: Algorithm, launch: Launch, dimension: int, port: int
 ) -> DatagramChannel:
     host = launch.hosts[place.node]
@@ -135,9 +168,10 @@ def _injected_loss(plan: Plan, place: RankPlace) -> Callable[[int], float]:
     return loss.__getitem__
 
 
-def _wait_for_go(folder: RunFolder, rank: int, life: int, datagrams: DatagramChannel | None, launch: Launch) -> Go:
+def _wait_for_go(folder: RunFolder, rank: int, life: int, channels: Channels, launch: Launch) -> Go:
+    datagrams, messages_at = channels.datagrams, channels.messages.address if channels.messages else None
     if datagrams is None:
-        return _until_go(folder, Ready(rank, os.getpid(), life=life))
+        return _until_go(folder, Ready(rank, os.getpid(), life=life, messages_at=messages_at))
     name = f"testbed-{launch.token}-{rank}"
     ready = Ready(
         rank,
@@ -147,6 +181,7 @@ def _wait_for_go(folder: RunFolder, rank: int, life: int, datagrams: DatagramCha
         datagrams.receive_buffer_bytes,
         burst_bytes=datagrams.burst_bytes,
         life=life,
+        messages_at=messages_at,
     )
     with datagrams.lent(name):
         return _until_go(folder, ready)
@@ -173,9 +208,7 @@ class RankNode:
         learner: Learner,
         journal: Journal,
         folder: RunFolder,
-        *,
-        datagrams: DatagramChannel | None,
-        collective: Collective | None,
+        channels: Channels,
     ) -> None:
         self.rank = rank
         self.size = plan.size
@@ -184,21 +217,24 @@ class RankNode:
         self._learner = learner
         self._journal = journal
         self._folder = folder
-        self._datagrams = datagrams
-        self._collective = collective
+        self._datagrams, self._collective = channels.datagrams, channels.collective
+        self._messages, self._memory = channels.messages, channels.memory
         # One thread beside the event loop: torch and MPI compute and wait there, so that the loop stays free.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="worker")
-        self._done = 0  # steps committed or skipped
+        self._clusters = Clusters.of_nodes([place.node for place in plan.places])
+        before = self._memory.store.model() if self._memory else None
+        # steps committed or skipped, and what was committed last; of a former life, too, where that is stored
+        self._done, self._x = (0, learner.start()) if before is None else before
+        self._told = self._memory.store.told(self._done) if self._memory else None
         self._calls = 0  # of gradient, in this step
         self._line = _new_line()  # of the journal, for this step
-        self._x = learner.start()  # what was committed last
         self._evaluated = -1  # the step of the last evaluation
         links = plan.network.links.links.values()
         self._longest_delay_s = max((link.delay_s + link.jitter_s for link in links), default=0.0)
 
     @property
     def start(self) -> Vector:
-        return self._learner.start().copy()
+        return self._x.copy()
 
     def shared_rng(self, *key: int) -> np.random.Generator:
         return shared_rng(self._plan.seed, *key)
@@ -226,6 +262,9 @@ class RankNode:
     async def commit(self, x: Vector) -> None:
         self._x = x
         self._done += 1
+        if self._memory:
+            store = self._memory.store
+            await self._aside(lambda: store.keep_model(self._done, x))
         self._journal.write("step", step=self._done, **{name: _rounded(value) for name, value in self._line.items()})
         if self._done % self._run.evaluate_every == 0 or self._done == self._run.steps:
             await self._evaluate()
@@ -252,6 +291,60 @@ class RankNode:
         self._line["wait_s"] += time.monotonic() - begun_s
         return total
 
+    @property
+    def clusters(self) -> Clusters:
+        return self._clusters
+
+    async def tell(self, round_: Round, value: Vector) -> None:
+        messages, memory = self._message_channel
+        await self._aside(lambda: memory.store.keep_message(round_, value))
+        messages.tell(round_, value)
+        self._write_told((round_, 0), value)
+
+    async def newest(self, since: Round, enough: Enough) -> Messages:
+        messages, _ = self._message_channel
+        begun_s = time.monotonic()
+        heard = await messages.newest(since, enough)
+        self._line["wait_s"] += time.monotonic() - begun_s
+        return heard
+
+    async def write(self, round_: Round, cluster_round: int, value: Vector) -> None:
+        _, memory = self._message_channel
+        await self._aside(lambda: memory.write((round_, cluster_round), value))
+        self._write_told((round_, cluster_round), value)
+
+    async def read(self) -> Sequence[Entry]:
+        _, memory = self._message_channel
+        return await self._aside(memory.read)
+
+    def told(self) -> Told | None:
+        return self._told if self._told is not None and self._told.round[0] >= self._done else None
+
+    def skip_to(self, step: int) -> None:
+        if step > self._done:
+            self._journal.write("skip", **{"from": self._done, "to": step})
+            self._done = step
+
+    def introduce(self, life: int) -> None:
+        """The first line of a life; and what was told last in the life before, unchanged."""
+        self._journal.write(
+            "start",
+            rank=self.rank,
+            node=self._plan.places[self.rank].node,
+            step=self._done,
+            dimension=self._learner.dimension,
+            device=self._learner.device,
+            life=life,
+            buffer_bytes=self._datagrams.receive_buffer_bytes if self._datagrams else None,
+        )
+        if self._messages and self._memory:
+            for round_, value in self._memory.store.messages():
+                self._messages.tell(round_, value)
+                self._write_told((round_, 0), value, again=True)
+            if (register := self._memory.store.register()) is not None:
+                self._memory.write(*register)
+                self._write_told(*register, again=True)
+
     def note(self, **values: Any) -> None:
         self._line.update(values)
 
@@ -262,12 +355,14 @@ class RankNode:
         np.save(self._folder.final(self.rank), self._x)
         if self._datagrams:
             self._datagrams.leave()
+        if self._datagrams or self._messages:
             self._folder.left(self.rank).touch()
             deadline_s = time.monotonic() + LEAVE_DEADLINE_S
             while self._folder.count_left() < self.size and time.monotonic() < deadline_s:
                 await asyncio.sleep(POLL_S)
+        if self._datagrams:
             await asyncio.sleep(LAST_DATAGRAMS_S + self._longest_delay_s)
-            self._write_traffic()
+        self._write_traffic()
         self._journal.write("end", step=self._done, reason="steps" if self._done >= self._run.steps else "time")
 
     def close(self) -> None:
@@ -278,6 +373,16 @@ class RankNode:
         if self._datagrams is None:
             raise _undeclared(Channel.DATAGRAM)
         return self._datagrams
+
+    @property
+    def _message_channel(self) -> tuple[MessageChannel, Memory]:
+        if self._messages is None or self._memory is None:
+            raise _undeclared(Channel.MESSAGE)
+        return self._messages, self._memory
+
+    def _write_told(self, place: Place, value: Vector, *, again: bool = False) -> None:
+        digest = f"{zlib.crc32(np.asarray(value, np.float32).tobytes()):08x}"
+        self._journal.write("told", round=place[0], cluster_round=place[1], digest=digest, again=again)
 
     async def _send(self, tag: Tag, rows: Rows, to: NDArray[np.intp]) -> None:
         await self._aside(lambda: self._datagram_channel.send(tag, rows, to))
@@ -311,6 +416,8 @@ class RankNode:
         self._write_traffic()
 
     def _write_traffic(self) -> None:
+        if self._messages is not None:
+            self._journal.write("messages", **asdict(self._messages.traffic()))
         if self._datagrams is None:
             return
         for news in self._datagrams.take_news():

@@ -55,6 +55,10 @@ class RunFolder:
     def output(self, rank: int) -> Path:
         return self.rank(rank) / "output.log"
 
+    def store(self, rank: int) -> Path:
+        """Non-volatile: it outlasts the rank's container."""
+        return self.rank(rank) / "store"
+
     def final(self, rank: int) -> Path:
         return self.rank(rank) / "final.npy"
 
@@ -96,6 +100,7 @@ class Launch:
     hosts: tuple[str, ...]
     token: int  # of this run, in every datagram: what a stranger or an earlier run sends is not taken for ours
     data: str | None
+    registers: str  # the folder of the memory that the ranks of one node share
     inject_loss: bool = False  # nothing emulates the links: the receiver drops datagrams itself
 
     def write(self, path: Path) -> None:
@@ -104,7 +109,7 @@ class Launch:
     @classmethod
     def read(cls, path: Path) -> Launch:
         data = json.loads(path.read_text())
-        return cls(tuple(data["hosts"]), data["token"], data["data"], data["inject_loss"])
+        return cls(**{**data, "hosts": tuple(data["hosts"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,7 @@ class Ready:
     buffer_bytes: int = 0  # that it has
     burst_bytes: int = 0  # that it should have
     life: int = 0  # how often the rank was started before
+    messages_at: tuple[str, int] | None = None  # where it takes messages
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -125,7 +131,8 @@ class Ready:
     @classmethod
     def read_if_there(cls, path: Path) -> Ready | None:
         data = read_json(path)
-        return data and cls(**{**data, "address": data["address"] and _address(data["address"])})
+        places = ("address", "messages_at")
+        return data and cls(**data | {name: _address(data[name]) for name in places if data[name]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,7 @@ class Go:
 
     zero_s: float
     addresses: tuple[tuple[str, int], ...]  # by rank; empty where no datagrams are sent
+    messages_at: tuple[tuple[str, int], ...] = ()  # by rank; empty where no messages are sent
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -141,7 +149,10 @@ class Go:
     @classmethod
     def read_if_there(cls, path: Path) -> Go | None:
         data = read_json(path)
-        return data and cls(data["zero_s"], tuple(_address(address) for address in data["addresses"]))
+        if data is None:
+            return None
+        lists = (tuple(_address(address) for address in data[name]) for name in ("addresses", "messages_at"))
+        return cls(data["zero_s"], *lists)
 
 
 def _address(pair: list[Any]) -> tuple[str, int]:

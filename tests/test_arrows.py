@@ -41,6 +41,7 @@ DOORS: dict[str, set[str]] = {
     "docker": {"runtime"},
     "pyroute2": {"network"},
     "mpi4py": {"channels"},
+    "zmq": {"channels"},
     "torch": {"learning"},
     "sklearn": {"datasets"},
     "matplotlib": {"report", "heatmap", "forecast", "graph"},

@@ -56,7 +56,7 @@ faults:
         "                                 0s                   5s                   10s",
         "                                 █ cut or down",
         "            not drawn, at step 200: set all→1: loss 30%",
-        "  launch    one MPI job in each container: rps speaks datagrams alone, and nodes can be crashed by hand",
+        "  launch    one MPI job in each container: rps is no collective, and nodes can be crashed by hand",
     ]
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from testbed.algorithms import rps as _rps
 from testbed.algorithms.allreduce import allreduce
+from testbed.algorithms.asynchronous import sgd_m_of_n, skipping_sgd
 from testbed.algorithms.gradient_averaging import gradient_averaging
+from testbed.algorithms.mdaa import mdaa
 from testbed.algorithms.node import Channel
 from testbed.algorithms.rps import rps
 
@@ -37,6 +39,7 @@ class Algorithm:
 
 _DATAGRAM = frozenset({Channel.DATAGRAM})
 _COLLECTIVE = frozenset({Channel.COLLECTIVE})
+_MESSAGE = frozenset({Channel.MESSAGE})
 
 ALGORITHMS: Mapping[str, Algorithm] = {
     "allreduce": Algorithm(allreduce, "AllReduce SGD: exact mean of all gradients, by MPI", _COLLECTIVE),
@@ -44,6 +47,9 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "gradient-averaging": Algorithm(
         gradient_averaging, "negative control of RPS: gradients averaged over what arrives", _DATAGRAM, _rps.PHASES
     ),
+    "mdaa": Algorithm(mdaa, "cluster-based SGD with approximate agreement, which crashes cannot stop", _MESSAGE),
+    "skipping-sgd": Algorithm(skipping_sgd, "asynchronous SGD over any quorum's models, with skipping", _MESSAGE),
+    "sgd-m-of-n": Algorithm(sgd_m_of_n, "asynchronous SGD over the gradients of any M ranks", _MESSAGE),
 }
 
 

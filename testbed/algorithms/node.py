@@ -15,16 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.blocks import Rows, Vector
+from testbed.core.quorums import Clusters
+from testbed.core.rounds import Enough, Place, Round, Told
 
 Mask = NDArray[np.bool_]
 Tag = tuple[str, int]  # (phase, step): a phase is one of the names that the algorithm declares, in their order
 
 
 class Channel(Enum):
-    """Three ways for vectors to travel, three failure models. An algorithm declares which of them it uses."""
+    """Ways for vectors to travel, each with its failure model. An algorithm declares which of them it uses."""
 
     DATAGRAM = "datagram"  # MTU-sized chunks over UDP: they vanish, come late, twice or out of order
     COLLECTIVE = "collective"  # MPI: all or nothing; a dead rank ends the job
+    MESSAGE = "message"  # TCP with reconnection: whole vectors, late at worst; a peer may die and come back
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,29 @@ class Arrivals:
         common = min(w, width)
         values[:, :common], mask[:, :common] = self.values[:, :common], self.mask[:, :common]
         return Arrivals(self.senders, values, mask, self.late)
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """What was heard of one round: `values` [m, d], row k from rank `senders` [m][k], in rank order."""
+
+    round: Round
+    senders: NDArray[np.intp]
+    values: Rows
+
+    def of(self, ranks: Sequence[int]) -> Messages:
+        """Those of some of the senders."""
+        rows = np.flatnonzero(np.isin(self.senders, ranks))
+        return Messages(self.round, self.senders[rows], self.values[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a register held when it was read."""
+
+    rank: int  # its writer
+    place: Place
+    value: Vector  # [d]
 
 
 class Node(Protocol):
@@ -106,6 +132,37 @@ class Node(Protocol):
 
     async def allreduce(self, x: Vector) -> Vector:
         """Collective: the sum over all ranks of `x` [d], the same bits on every rank. Hangs while a peer is away."""
+        ...
+
+    @property
+    def clusters(self) -> Clusters:
+        """Which ranks share memory."""
+        ...
+
+    async def tell(self, round_: Round, value: Vector) -> None:
+        """Messages: `value` [d] to every rank, oneself included. Stored before it is sent; never waits for a peer."""
+        ...
+
+    async def newest(self, since: Round, enough: Enough) -> Messages:
+        """Wait for a round, at least `since`, of which messages are held from senders that are `enough`: the newest
+        such. Messages of rounds before `since` are forgotten."""
+        ...
+
+    async def write(self, round_: Round, cluster_round: int, value: Vector) -> None:
+        """Registers: `value` [d] into one's own, which one's cluster can read. Stored before that."""
+        ...
+
+    async def read(self) -> Sequence[Entry]:
+        """The registers of one's cluster that hold something, in rank order, each read on its own."""
+        ...
+
+    def told(self) -> Told | None:
+        """What this rank told last before it died, if that belongs to the current step; it has been told again by now,
+        unchanged. None in every later step, and where it never died."""
+        ...
+
+    def skip_to(self, step: int) -> None:
+        """The current step is `step`, if that is later: what lies between is skipped."""
         ...
 
     def note(self, **values: Any) -> None:

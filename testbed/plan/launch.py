@@ -24,7 +24,7 @@ def launch_mode(plan: Plan) -> tuple[LaunchMode, str]:
         why = f"the plan crashes {' and '.join(named)}, and no MPI job outlives a part of it"
         return "one job per node", f"one MPI job in each container: {why}"
     if not is_collective(plan.algorithm):
-        why = f"{plan.algorithm.name} speaks datagrams alone, and nodes can be crashed by hand"
+        why = f"{plan.algorithm.name} is no collective, and nodes can be crashed by hand"
         return "one job per node", f"one MPI job in each container: {why}"
     if len(plan.nodes) == 1:
         return "one job", "one MPI job in the one container"

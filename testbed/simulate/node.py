@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.algorithms.node import Arrivals, Channel, Tag
+from testbed.algorithms.node import Arrivals, Channel, Entry, Messages, Tag
 from testbed.core.blocks import Rows, Vector
 from testbed.core.dice import draw_of, shared_rng
+from testbed.core.quorums import Clusters
+from testbed.core.rounds import Enough, Place, Round, Told
 from testbed.errors import RankError
 from testbed.journal import finite
 from testbed.simulate.world import World
 
 
 class SimulatedNode:
-    """`x` [d] is what the rank starts from: the common start, also in its second life."""
+    """`x` [d] is the common start. There a rank starts again that comes back, unless its algorithm tells messages: what
+    these say is stored, and what is committed then too."""
 
     def __init__(self, world: World, rank: int, x: Vector) -> None:
         self.rank = rank
         self.size = world.size
         self._world = world
-        self._done = 0  # steps committed or skipped
+        self._store = world.stores[rank]
+        self._told = self._store.told()  # before this life
+        self._done = self._store.done  # steps committed or skipped
         self._calls = 0  # of gradient, in this step
         self._line = _new_line()
-        self._x = np.array(x, np.float32)  # what was committed last
+        self._x = np.array(x if self._store.x is None else self._store.x, np.float32)  # what was committed last
         self._evaluated = -1  # the step of the last evaluation
 
     @property
@@ -65,6 +71,8 @@ class SimulatedNode:
     async def commit(self, x: Vector) -> None:
         self._x = np.array(x, np.float32)
         self._done += 1
+        if self._store.messages:
+            self._store.done, self._store.x = self._done, self._x
         self._write("step", step=self._done, **{name: _rounded(value) for name, value in self._line.items()})
         self._world.notebook.keep(self.rank, self._done, self._x)
         if self._done % self._world.evaluate_every == 0 or self._done == self._world.steps:
@@ -99,20 +107,66 @@ class SimulatedNode:
         self._line["wait_s"] += self._now_s - begun_s
         return total
 
+    @property
+    def clusters(self) -> Clusters:
+        return self._world.clusters
+
+    async def tell(self, round_: Round, value: Vector) -> None:
+        self._need(Channel.MESSAGE)
+        await self._present()
+        self._store.messages.append((round_, np.array(value, np.float32)))
+        self._send(round_, value)
+
+    async def newest(self, since: Round, enough: Enough) -> Messages:
+        self._need(Channel.MESSAGE)
+        begun_s = self._now_s
+        heard = await self._world.messages.newest(self.rank, since, enough)
+        await self._present()
+        self._line["wait_s"] += self._now_s - begun_s
+        return heard
+
+    async def write(self, round_: Round, cluster_round: int, value: Vector) -> None:
+        await self._present()
+        self._store.register = (round_, cluster_round), np.array(value, np.float32)
+        self._set((round_, cluster_round), value)
+        await asyncio.sleep(0)
+
+    async def read(self) -> Sequence[Entry]:
+        await self._present()
+        entries = []
+        for rank in self.clusters.mates(self.rank):
+            if (entry := self._world.registers.read(rank)) is not None:
+                entries.append(entry)
+            await asyncio.sleep(0)  # others may write between two reads
+        return entries
+
+    def told(self) -> Told | None:
+        return self._told if self._told is not None and self._told.round[0] >= self._done else None
+
+    def skip_to(self, step: int) -> None:
+        if step > self._done:
+            self._write("skip", **{"from": self._done, "to": step})
+            self._done = step
+
     def note(self, **values: Any) -> None:
         self._line.update(values)
 
     def introduce(self) -> None:
-        """The first line of a life."""
+        """The first line of a life; and what was told last in the life before, unchanged."""
         node, device = self._world.node_of[self.rank], self._world.device
-        self._write("start", rank=self.rank, node=node, step=0, dimension=self._x.size, device=device)
+        self._write("start", rank=self.rank, node=node, step=self._done, dimension=self._x.size, device=device)
+        for round_, value in self._store.messages:
+            self._send(round_, value, again=True)
+        if self._store.register is not None:
+            self._set(*self._store.register, again=True)
 
     def finish(self) -> None:
         """Keep the final model, tell the peers not to wait, and end the journal."""
         if self._evaluated != self._done:
             self._evaluate()
         self._world.notebook.final(self.rank, self._x)
-        self._world.datagrams.leave(self.rank)
+        if Channel.DATAGRAM in self._world.channels:
+            self._world.datagrams.leave(self.rank)
         self._write_traffic()
         self._write("end", step=self._done, reason="steps" if self._done >= self._world.steps else "time")
 
@@ -123,6 +177,15 @@ class SimulatedNode:
     async def _present(self) -> None:
         """Returns when this rank may act: not while its node is paused."""
         await self._world.present(self.rank)
+
+    def _send(self, round_: Round, value: Vector, *, again: bool = False) -> None:
+        self._world.messages.tell(self.rank, round_, value)
+        self._world.notebook.keep_told(self.rank, round_, value)
+        self._write("told", round=round_, cluster_round=0, digest=_digest(value), again=again)
+
+    def _set(self, place: Place, value: Vector, *, again: bool = False) -> None:
+        self._world.registers.write(self.rank, place, value)
+        self._write("told", round=place[0], cluster_round=place[1], digest=_digest(value), again=again)
 
     def _write(self, event: str, **values: Any) -> None:
         self._world.notebook.write(self.rank, event, at_s=self._now_s, **values)
@@ -170,6 +233,10 @@ class SimulatedNode:
 def _new_line() -> dict[str, Any]:
     """What the journal says of a step."""
     return {"loss": None, "gradient_s": 0.0, "wait_s": 0.0, "late": 0}
+
+
+def _digest(value: Vector) -> str:
+    return f"{zlib.crc32(np.asarray(value, np.float32).tobytes()):08x}"
 
 
 def _rounded(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from testbed.core.blocks import Vector
+from testbed.core.rounds import Round
 from testbed.journal import Journal, Record
 from testbed.runfolder import RunFolder
 
@@ -23,8 +24,12 @@ class Notebook(Protocol):
         """The model of `rank` after every `step`."""
         ...
 
+    def keep_told(self, rank: int, round_: Round, value: Vector) -> None:
+        """What `rank` told everybody in a round."""
+        ...
+
     def snapshot(self, rank: int, step: int, x: Vector) -> None:
-        """The same, where it is evaluated."""
+        """The model, where it is evaluated."""
         ...
 
     def final(self, rank: int, x: Vector) -> None: ...
@@ -57,6 +62,9 @@ class FolderNotebook:
     def keep(self, rank: int, step: int, x: Vector) -> None:
         pass
 
+    def keep_told(self, rank: int, round_: Round, value: Vector) -> None:
+        pass
+
     def snapshot(self, rank: int, step: int, x: Vector) -> None:
         _save(self._folder.snapshot(rank, step), x)
         self.flush(rank)
@@ -66,11 +74,12 @@ class FolderNotebook:
 
 
 class MemoryNotebook:
-    """`journals` by rank; `models` by (rank, step); `finals` by rank."""
+    """`journals` by rank; `models` by (rank, step); `told` by (rank, round); `finals` by rank."""
 
     def __init__(self) -> None:
         self.journals: dict[int, list[Record]] = {}
         self.models: dict[tuple[int, int], Vector] = {}
+        self.told: dict[tuple[int, Round], Vector] = {}
         self.finals: dict[int, Vector] = {}
 
     def write(self, who: int, event: str, *, at_s: float, **values: Any) -> None:
@@ -78,6 +87,9 @@ class MemoryNotebook:
 
     def keep(self, rank: int, step: int, x: Vector) -> None:
         self.models[rank, step] = x
+
+    def keep_told(self, rank: int, round_: Round, value: Vector) -> None:
+        self.told[rank, round_] = np.array(value, np.float32)
 
     def snapshot(self, rank: int, step: int, x: Vector) -> None:
         pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from testbed.algorithms.node import Channel
 from testbed.core.blocks import Rows, Vector
 from testbed.core.faults import Fault, Schedule
 from testbed.core.links import Link, LinkState
+from testbed.core.rounds import Round
 from testbed.errors import RankError, TestbedError
 from testbed.journal import Record
 from testbed.learning.learner import build
@@ -66,10 +67,12 @@ def simulate(plan: Plan, folder: Path, *, data: Path | None = None, progress: Pr
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a small simulation left: `models` [n, d] at the end (nan where a rank died), `history` [steps, n, d] after
-    every step (nan where a rank skipped it), the journal of every rank and that of the faults."""
+    every step (nan where a rank skipped it), `told` by (rank, round), the journal of every rank and that of the
+    faults."""
 
     models: Rows
     history: Rows
+    told: Mapping[tuple[int, Round], Vector]
     journals: Sequence[list[Record]]
     supervisor: list[Record]
 
@@ -115,8 +118,8 @@ def run_algorithm(
         history[step - 1, rank] = x
     dead = np.full(start.size, np.nan, np.float32)
     models = np.stack([notebook.finals.get(rank, dead) for rank in range(world.size)])
-    journals = [notebook.journals[rank] for rank in range(world.size)]
-    return Outcome(models, history, journals, notebook.journals[SUPERVISOR])
+    journals = [notebook.journals.get(rank, []) for rank in range(world.size)]
+    return Outcome(models, history, notebook.told, journals, notebook.journals[SUPERVISOR])
 
 
 def uniform_links(size: int, **attributes: Any) -> LinkState:

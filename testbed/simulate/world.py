@@ -17,11 +17,14 @@ from testbed.core.blocks import Vector
 from testbed.core.faults import Condition, Schedule
 from testbed.core.links import LinkState
 from testbed.core.partitions import one_way
+from testbed.core.quorums import Clusters
 from testbed.learning.learner import Evaluation
 from testbed.simulate.collective import Collective
 from testbed.simulate.datagrams import Datagrams
 from testbed.simulate.gradients import Gradients, Objective
 from testbed.simulate.lives import Lives
+from testbed.simulate.memory import Registers, Store
+from testbed.simulate.messages import MessageNet
 from testbed.simulate.notebook import SUPERVISOR, Notebook
 from testbed.simulate.paces import Paces
 from testbed.simulate.waits import Waits, listed
@@ -78,6 +81,10 @@ class World:
         )
         self.paces = Paces(rules.node_of)
         self.collective = Collective(self.size, self.wires, self.paces, self.waits)
+        self.messages = MessageNet(self.wires.state, rules.node_of, self.waits, seed=rules.seed)
+        self.clusters = Clusters.of_nodes(rules.node_of.tolist())
+        self.registers = Registers(self.size)
+        self.stores = [Store() for _ in range(self.size)]
         self.gradients = Gradients(objective, self.paces, gradient_s=rules.gradient_s)
         self.lives: Lives | None = None  # while it runs
         self.node_of = rules.node_of.tolist()
@@ -178,7 +185,11 @@ class World:
         for rank in sorted(killed | back):  # also who comes back: what came for its former life after its death
             self.datagrams.bury(rank)
         self.lives.end(sorted(killed))
+        for rank in sorted(killed):
+            self.messages.leave(rank)
+        self.registers.forget([rank for rank in killed if self.node_of[rank] in condition.crashed])
         for rank in sorted(back):
+            self.messages.come_back(rank)
             self.wires.forget(rank)
             self.datagrams.revive(rank)
         self.lives.begin(sorted(back))
@@ -208,6 +219,7 @@ class World:
     def _apply_links(self, state: LinkState) -> None:
         if state != self.wires.state:
             self.wires.set(state)
+            self.messages.set(state)
             self.collective.look()
             self._write_links()
 

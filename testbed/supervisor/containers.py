@@ -151,6 +151,7 @@ def containers(
             hosts=tuple(str(node.data) for node in boxes.nodes),
             token=secrets.randbits(32),
             data=str(DATA_FOLDER) if data else None,
+            registers="/dev/shm/testbed",
         ).write(folder.launch)
         gate = Gate(agent, journal, plan.network.links)
         mode, _ = launch_mode(plan)

@@ -79,6 +79,7 @@ def mpirun_here(plan: Plan, folder: RunFolder, data: Path | None) -> Iterator[Lo
         hosts=(LOOPBACK,) * len(plan.nodes),
         token=secrets.randbits(32),
         data=str(data) if data else None,
+        registers=str(folder.control / "registers"),
         inject_loss=True,
     ).write(folder.launch)
     program = [sys.executable, "-m", "testbed.rank", str(folder.path)]

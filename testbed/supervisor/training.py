@@ -68,7 +68,8 @@ def train(plan: Plan, folder: RunFolder, world: World, journal: Journal, screen:
     world.start()
     ready = _wait_until_ready(plan, folder, world, watch, screen)
     world.equip(ready)
-    go = Go(time.monotonic(), tuple(each.address for each in ready if each.address))
+    addresses = tuple(each.address for each in ready if each.address)
+    go = Go(time.monotonic(), addresses, tuple(each.messages_at for each in ready if each.messages_at))
     go.write(folder.go)
     journal.zero_s = go.zero_s
     journal.write("links", at_s=0.0, state=plan.network.links.to_json())
