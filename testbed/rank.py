@@ -8,6 +8,7 @@ and leaves its journal and models.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.algorithms.catalog import Algorithm, find
-from testbed.algorithms.node import Arrivals, Channel, Entry, Messages, Tag
+from testbed.algorithms.node import Arrivals, Channel, Entry, Messages, RunOver, Tag
 from testbed.channels.collective import Collective
 from testbed.channels.datagram import DatagramChannel
 from testbed.channels.memory import Memory
@@ -41,6 +42,7 @@ from testbed.runfolder import Go, Launch, Ready, RunFolder
 
 GO_DEADLINE_S = 300.0  # from "ready" to "go": the slowest rank's import of torch on a busy machine, and then some
 POLL_S = 0.01
+LOOK_S = 0.25  # between looks, while waiting for messages, whether the run is over
 ETHERNET_MTU = 1500  # what chunks are cut to on the loopback interface, whose own MTU of 64 KB no network has
 LEAVE_DEADLINE_S = 10.0  # for all peers to have sent their last datagram, so that what was sent and received compare
 LAST_DATAGRAMS_S = 0.1  # for those to arrive: a hundred times what they take between containers of one machine
@@ -117,7 +119,8 @@ class Channels:
 
 async def _run(node: RankNode, algorithm: Algorithm, plan: Plan) -> None:
     try:
-        await algorithm.run(node, **plan.algorithm.parameters)
+        with contextlib.suppress(RunOver):
+            await algorithm.run(node, **plan.algorithm.parameters)
         await node.finish()
     finally:
         node.close()
@@ -304,7 +307,15 @@ class RankNode:
     async def newest(self, since: Round, enough: Enough) -> Messages:
         messages, _ = self._message_channel
         begun_s = time.monotonic()
-        heard = await messages.newest(since, enough)
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    heard = await messages.newest(since, enough)
+                    break
+            except TimeoutError:
+                alone = self._folder.count_left() >= self.size - 1
+                if alone or await self._is_time_over():
+                    raise RunOver from None
         self._line["wait_s"] += time.monotonic() - begun_s
         return heard
 
@@ -363,7 +374,7 @@ class RankNode:
         if self._datagrams:
             await asyncio.sleep(LAST_DATAGRAMS_S + self._longest_delay_s)
         self._write_traffic()
-        self._journal.write("end", step=self._done, reason="steps" if self._done >= self._run.steps else "time")
+        self._journal.write("end", step=self._done, reason=await self._why_over())
 
     def close(self) -> None:
         self._worker.shutdown(wait=False, cancel_futures=True)
@@ -393,6 +404,11 @@ class RankNode:
         if newest > self._done:
             self._journal.write("skip", **{"from": self._done, "to": newest})
             self._done = newest
+
+    async def _why_over(self) -> str:
+        if self._done >= self._run.steps:
+            return "steps"
+        return "time" if self._collective or await self._is_time_over() else "alone"
 
     async def _is_time_over(self) -> bool:
         if self._run.time_s is None:

@@ -82,6 +82,10 @@ class Entry:
     value: Vector  # [d]
 
 
+class RunOver(Exception):
+    """What was waited for will not come, because the run is over. Algorithms let it pass; the arm ends the rank."""
+
+
 class Node(Protocol):
     """One rank, as its algorithm sees it."""
 
@@ -145,7 +149,8 @@ class Node(Protocol):
 
     async def newest(self, since: Round, enough: Enough) -> Messages:
         """Wait for a round, at least `since`, of which messages are held from senders that are `enough`: the newest
-        such. Messages of rounds before `since` are forgotten."""
+        such. Messages of rounds before `since` are forgotten. Raises RunOver when the run's time is over, or nobody
+        else is left."""
         ...
 
     async def write(self, round_: Round, cluster_round: int, value: Vector) -> None:

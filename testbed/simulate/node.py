@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.algorithms.node import Arrivals, Channel, Entry, Messages, Tag
+from testbed.algorithms.node import Arrivals, Channel, Entry, Messages, RunOver, Tag
 from testbed.core.blocks import Rows, Vector
 from testbed.core.dice import draw_of, shared_rng
 from testbed.core.quorums import Clusters
@@ -120,7 +120,11 @@ class SimulatedNode:
     async def newest(self, since: Round, enough: Enough) -> Messages:
         self._need(Channel.MESSAGE)
         begun_s = self._now_s
-        heard = await self._world.messages.newest(self.rank, since, enough)
+        try:
+            async with asyncio.timeout_at(self._world.time_s):
+                heard = await self._world.messages.newest(self.rank, since, enough)
+        except TimeoutError:
+            raise RunOver from None
         await self._present()
         self._line["wait_s"] += self._now_s - begun_s
         return heard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.algorithms.catalog import find
-from testbed.algorithms.node import Channel
+from testbed.algorithms.node import Channel, RunOver
 from testbed.core.blocks import Rows, Vector
 from testbed.core.faults import Fault, Schedule
 from testbed.core.links import Link, LinkState
@@ -152,7 +153,8 @@ async def _rank(world: World, rank: int, algorithm: Algorithm, start: Vector) ->
     node = SimulatedNode(world, rank, start)
     node.introduce()
     try:
-        await algorithm(node)
+        with contextlib.suppress(RunOver):
+            await algorithm(node)
         node.finish()
     except Exception as error:
         at_s = asyncio.get_running_loop().time()
