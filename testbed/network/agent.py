@@ -1,4 +1,6 @@
-"""The agent: sets the link state of one run, from a container in the host's network namespace with NET_ADMIN alone.
+"""The agent: sets the link state of one run, from a container in the host's network namespace.
+
+It needs NET_ADMIN; the userspace back end besides NET_RAW, to send duplicates, and SYS_NICE, to be on time.
 
     python -m testbed.network.agent                     serve requests until standard input ends
     python -m testbed.network.agent --list              the runs that have left a table in this kernel

@@ -85,8 +85,8 @@ def _begun(line: Record, fault: Fault | None, run_s: float) -> FaultWindow:
         planned_s=line["planned_s"],
         end_planned_s=None,
         took_s=float(line["took_s"]),
-        nodes=tuple(sorted(effect.nodes)) if isinstance(effect, (Crash, Pause, Slow)) else (),
-        ranks=tuple(sorted(effect.ranks)) if isinstance(effect, Crash) else (),
+        nodes=tuple(sorted(effect.nodes)) if isinstance(effect, (Crash, Pause, Slow)) else tuple(line.get("nodes", ())),
+        ranks=tuple(sorted(effect.ranks)) if isinstance(effect, Crash) else tuple(line.get("ranks", ())),
     )
 
 

@@ -120,9 +120,12 @@ def _run(plan: Plan, file: Path, runs: Path) -> Iterator[tuple[RunFolder, Journa
     with Journal(folder.supervisor_journal) as journal:
         try:
             yield folder, journal
-        except MachineError:
-            shutil.rmtree(folder.path)
-            _point(latest, before)
+        except MachineError as error:
+            if folder.go.exists():
+                journal.write("end", outcome="this machine failed", message=str(error))
+            else:
+                shutil.rmtree(folder.path)
+                _point(latest, before)
             raise
         except BaseException as error:
             outcome = _OUTCOMES.get(type(error), "failed" if isinstance(error, Exception) else "interrupted")

@@ -16,7 +16,19 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from testbed.core.faults import Condition, Crash, Ending, Fault, Occurrence, Pause, Recover, Resume, Schedule, Slow
+from testbed.core.faults import (
+    Condition,
+    Crash,
+    Effect,
+    Ending,
+    Fault,
+    Occurrence,
+    Pause,
+    Recover,
+    Resume,
+    Schedule,
+    Slow,
+)
 from testbed.errors import PlanError, TestbedError
 from testbed.journal import Journal
 from testbed.plan import Plan
@@ -252,7 +264,7 @@ class Keeper:
                 "fault",
                 at_s=at_s,
                 label=each.label,
-                effect=type(self._fault(each).effect).__name__.lower(),
+                **_what(self._fault(each).effect),
                 begins=each.begins,
                 planned_s=None if each.planned_s in self._unplanned_s else each.planned_s,
                 step=step,
@@ -329,3 +341,9 @@ class Keeper:
         self._count_took_s = max(ended_s - begun_s, 0.8 * self._count_took_s)
         if pairs:
             self._journal.write("counters", at_s=(begun_s + ended_s) / 2, pairs=pairs)
+
+
+def _what(effect: Effect) -> dict[str, Any]:
+    """Of a fault's line: the effect, and the nodes and ranks that it hits, where it hits any."""
+    hit = {name: sorted(getattr(effect, name, ())) for name in ("nodes", "ranks")}
+    return {"effect": type(effect).__name__.lower(), **{name: numbers for name, numbers in hit.items() if numbers}}
