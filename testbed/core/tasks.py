@@ -116,6 +116,18 @@ DATASETS: Final[Mapping[str, DatasetSpec]] = MappingProxyType(
 )
 
 
+def dimension(model: str, given: Mapping[str, Any], data: str | None) -> int:
+    """How many parameters a model has: the length of the vectors that travel."""
+    values = settled(model, given)
+    if "dimension" in values:
+        return int(values["dimension"])
+    spec = DATASETS["digits" if data is None else data]
+    if model == "logistic":
+        return (spec.features + 1) * spec.classes
+    hidden = int(values["hidden"])
+    return (spec.features + 1) * hidden + (hidden + 1) * spec.classes
+
+
 def settled(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Every parameter of `model`: what was `given`, the defaults for the rest.
 

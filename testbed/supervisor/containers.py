@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.faults import Change, Condition
+from testbed.core.links import LinkState
 from testbed.errors import BringUpError, MachineError, RankError
 from testbed.journal import Journal
 from testbed.network import buffers, offloads
 from testbed.network.backend import Backend, Capabilities, choose
 from testbed.network.client import AgentClient
+from testbed.network.userspace.load import STEADY_PACKETS_PER_S
 from testbed.plan import Plan
 from testbed.plan.launch import launch_mode
+from testbed.plan.traffic import delayed_packets_per_step
 from testbed.runfolder import Launch, Ready, RunFolder
 from testbed.runtime.containers import DATA_FOLDER, RUN_FOLDER, Containers, Port
 from testbed.runtime.engine import Engine
@@ -40,6 +43,7 @@ AGENT = ("python", "-m", "testbed.network.agent")
 RANK = ("python", "-m", "testbed.rank", str(RUN_FOLDER))
 EVALUATE = ("python", "-m", "testbed.evaluate", str(RUN_FOLDER))
 EVALUATE_DEADLINE_S = 600.0
+USUAL_STEP_S = 0.01  # of a small model on its share of a core
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,9 @@ def containers(
             assert can is not None
             opened.enter_context(_links(boxes, plan, agent, backend))
         journal.write("network", backend=backend, run=run, subnet=str(boxes.subnets.data))
+        if backend == "userspace" and (expected := too_many_packets(plan)):
+            journal.write("warning", message=expected)
+            screen.phase(f"warning: {expected}")
         Launch(
             hosts=tuple(str(node.data) for node in boxes.nodes),
             token=secrets.randbits(32),
@@ -188,10 +195,27 @@ def load_noted(agent: AgentClient, journal: Journal) -> Iterator[None]:
 
 def _backend(can: Capabilities, plan: Plan) -> Backend:
     """The back end for every state that the plan's network may come to be in. Raises MachineError if there is none."""
+    return choose(plan.network.backend, can, _states(plan))
+
+
+def _states(plan: Plan) -> list[LinkState]:
+    """Of the links, at the start and after each change on its own."""
     links = plan.network.links
     changes = [fault.effect for fault in plan.faults if isinstance(fault.effect, Change)]
-    states = [links, *(links.changed(change.pairs, dict(change.attributes)) for change in changes)]
-    return choose(plan.network.backend, can, states)
+    return [links, *(links.changed(change.pairs, dict(change.attributes)) for change in changes)]
+
+
+def too_many_packets(plan: Plan) -> str | None:
+    """What to expect of the userspace back end, where a step that is as quick as usual would be too much for it."""
+    packets = delayed_packets_per_step(plan, _states(plan))
+    least_s = packets / STEADY_PACKETS_PER_S
+    if least_s <= USUAL_STEP_S:
+        return None
+    return (
+        f"one step sends about {packets:.0f} packets over links that delay, and the process that delays them here (back"
+        f" end userspace) is sure to keep up with {STEADY_PACKETS_PER_S} a second: if steps take less than"
+        f" {1000 * least_s:.0f} ms, some will be late, which the summary then says"
+    )
 
 
 @contextmanager
