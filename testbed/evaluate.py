@@ -1,7 +1,8 @@
 """The mean model of a run, from the models that all ranks left: `python -m testbed.evaluate RUN-FOLDER [--data DIR]`.
 
 Runs where the ranks ran, after them, because it needs their libraries. For every step at which several ranks left a
-snapshot, and for their final models: x̄ = mean_i x_i, its loss and accuracy, and the drift max_i ‖x_i − x̄‖₂.
+snapshot, and for their final models: x̄ = mean_i x_i, its loss and accuracy, the drift max_i ‖x_i − x̄‖₂
+and the coordinate diameter Δ = Σ_j (max_i x_ij − min_i x_ij).
 
 Not here: the ranks' own losses and accuracies along the way; those they measured themselves, and what is known is read
 from their journals.
@@ -20,6 +21,7 @@ from statistics import median
 
 import numpy as np
 
+from testbed.core.agreement import coordinate_diameter
 from testbed.core.blocks import Vector
 from testbed.journal import Record, finite, read_journal
 from testbed.learning.learner import Evaluation, Learner, build
@@ -84,6 +86,16 @@ class Models:
     def drift(self, mean: Vector) -> float:
         return max(float(np.linalg.norm(x.astype(np.float64) - mean)) for x in self)
 
+    def coordinate_diameter(self) -> float:
+        """Δ: the sum over the coordinates of their range over the ranks. With no more than three models in memory."""
+        models = iter(self)
+        least = next(models)
+        most = least.copy()
+        for x in models:
+            np.minimum(least, x, out=least)
+            np.maximum(most, x, out=most)
+        return coordinate_diameter(np.stack([least, most]))
+
 
 def _snapshots(folder: RunFolder, size: int) -> Iterator[Models]:
     """Every step at which at least two ranks left a model; with one rank alone, all of them."""
@@ -112,6 +124,7 @@ def _row(models: Models, learner: Learner, known: Sequence[Mapping[int, Record]]
     with np.errstate(over="ignore", invalid="ignore"):  # models that have diverged are answered with null
         mean = models.mean()
         drift = models.drift(mean)
+        diameter = models.coordinate_diameter()
         evaluation = learner.evaluate(mean) if np.isfinite(mean).all() else Evaluation(math.nan)
         optimum = learner.optimum()
         distance = None if optimum is None else float(np.linalg.norm(mean.astype(np.float64) - optimum))
@@ -122,6 +135,7 @@ def _row(models: Models, learner: Learner, known: Sequence[Mapping[int, Record]]
         "loss": finite(evaluation.loss),
         "accuracy": finite(evaluation.accuracy),
         "drift": finite(drift),
+        "coordinate_diameter": finite(diameter),
         "accuracies": [_own_accuracy(file, lines.get(rank), learner) for rank, file in models.files.items()],
         "ranks": list(models.files),
     }

@@ -304,13 +304,13 @@ class RankNode:
         messages.tell(round_, value)
         self._write_told((round_, 0), value)
 
-    async def newest(self, since: Round, enough: Enough) -> Messages:
+    async def heard(self, since: Round, enough: Enough, *, earliest: bool = False) -> Messages:
         messages, _ = self._message_channel
         begun_s = time.monotonic()
         while True:
             try:
                 async with asyncio.timeout(LOOK_S):
-                    heard = await messages.newest(since, enough)
+                    heard = await messages.heard(since, enough, earliest=earliest)
                     break
             except TimeoutError:
                 alone = self._folder.count_left() >= self.size - 1
@@ -461,7 +461,7 @@ def _undeclared(channel: Channel) -> RankError:
 
 
 def _rounded(value: Any) -> Any:
-    return round(value, 6) if isinstance(value, float) else value
+    return finite(round(value, 6)) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def opened(size, *, width=3, token=TOKEN):
 def heard(channel, since, number):
     async def wait():
         async with asyncio.timeout(DEADLINE_S):
-            return await channel.newest(since, lambda senders: len(senders) >= number)
+            return await channel.heard(since, lambda senders: len(senders) >= number)
 
     return asyncio.run(wait())
 
@@ -67,6 +67,20 @@ def test_the_newest_round_of_which_enough_is_held_counts():
             b.tell((step, 0), of(-step))
         until(lambda: a.traffic().received[1] == 30)
         assert heard(a, (3, 0), 2).round == (29, 0)
+
+
+def test_the_earliest_round_of_which_enough_is_held_counts_where_none_may_be_left_out():
+    with opened(2) as (a, b):
+        for step in range(5):
+            a.tell((step, 0), of(step))
+            b.tell((step, 0), of(-step))
+        until(lambda: a.traffic().received[1] == 5)
+
+        async def earliest(since):
+            async with asyncio.timeout(DEADLINE_S):
+                return (await a.heard(since, lambda senders: len(senders) >= 2, earliest=True)).round
+
+        assert [asyncio.run(earliest((step, 0))) for step in (0, 1, 3)] == [(0, 0), (1, 0), (3, 0)]
 
 
 def test_large_messages_arrive_whole():

@@ -60,6 +60,7 @@ def test_the_mean_is_evaluated_and_the_drift_is_the_farthest_rank(tmp_path: Path
     assert row["accuracy"] == 1.0
     assert row["distance"] == 0.0
     assert row["drift"] == pytest.approx(math.sqrt(5))
+    assert row["coordinate_diameter"] == 3 + 3  # both coordinates range from 0 to 3
     assert row["ranks"] == [0, 1, 2]
     assert row["at_s"] is None  # nobody wrote down when
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from testbed.cli import main
 from testbed.core import wan
+from testbed.errors import MachineError
 from testbed.graph import draw, layout, of, text
 from testbed.graph.sketch import Sketch
 from testbed.plan.reader import load_plan, read_plan
@@ -224,7 +225,12 @@ def run(*arguments: str) -> Result:
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "topologies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_plan_that_comes_with_testbed_can_be_drawn(path: Path) -> None:
-    assert b"</svg>" in draw(of(load_plan(path), None), "svg")
+    plan = load_plan(path)
+    if len(plan.nodes) > 100:
+        with pytest.raises(MachineError, match="no picture"):
+            draw(of(plan, None), "svg")
+    else:
+        assert b"</svg>" in draw(of(plan, None), "svg")
 
 
 def test_form_is_that_of_the_name_of_the_output(tmp_path: Path) -> None:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from schedules import STEPS, milliseconds, replayable, span_s, total_cut, worlds
 
-from testbed.algorithms.asynchronous import sgd_m_of_n, skipping_sgd
+from testbed.algorithms.asynchronous import sgd_m_of_n
 from testbed.algorithms.mdaa import mdaa
-from testbed.core.faults import Crash, Cut, Fault, Moment, Pause
-from testbed.core.links import Link, LinkState, all_pairs
+from testbed.core.faults import Crash, Cut, Fault, Moment
 from testbed.core.partitions import split
 from testbed.core.quorums import Clusters
 from testbed.simulate.run import run_algorithm, uniform_links
 
-SCHEDULES = int(os.environ.get("TESTBED_SCHEDULES", "300"))
-MANY = settings(max_examples=SCHEDULES, deadline=None, suppress_health_check=list(HealthCheck))
-STEPS = 6
+# `make test-long` asks for 50 000.
+SCHEDULES = int(os.environ.get("TESTBED_SCHEDULES", "2000"))
+
+
+def schedules(number):
+    return settings(max_examples=max(1, number), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 class Bowl:
@@ -42,57 +46,22 @@ class Bowl:
         return (X + self.noise * noise).astype(np.float32), (X**2).sum(axis=1) / 2
 
 
-@st.composite
-def worlds(draw):
-    """Nodes with one to three ranks, links of all kinds, and faults that all end."""
-    ranks = draw(st.lists(st.integers(1, 3), min_size=2, max_size=4))
-    nodes = len(ranks)
-    node_of = [node for node, count in enumerate(ranks) for _ in range(count)]
-    delays = st.sampled_from([0.0, 0.001, 0.02])
-    links = {
-        pair: Link(loss=draw(st.sampled_from([0.0, 0.0, 0.2])), delay_s=(delay := draw(delays)), jitter_s=delay / 2)
-        for pair in all_pairs(nodes)
+PARAMETERS = st.fixed_dictionaries(
+    {
+        "lr": st.just(0.2),
+        "rounds": st.integers(0, 2),
+        "cluster_rounds": st.integers(1, 3),
+        "aggregate": st.sampled_from(["mid-extremes", "approach-extreme", "mean"]),
+        "quorum": st.sampled_from(["processes", "clusters"]),
     }
-    some_nodes = st.frozensets(st.integers(0, nodes - 1), min_size=1, max_size=nodes - 1)
-    effects = st.one_of(
-        st.builds(Cut, st.frozensets(st.sampled_from(all_pairs(nodes)), min_size=1)),
-        some_nodes.map(lambda side: Cut(split([side, set(range(nodes)) - side]))),
-        st.builds(Crash, nodes=some_nodes),
-        st.builds(Crash, ranks=st.frozensets(st.integers(0, len(node_of) - 1), min_size=1, max_size=2)),
-        st.builds(Pause, some_nodes),
-    )
-    times = st.floats(0, 0.3).map(lambda at_s: round(at_s, 3))
-    faults = draw(
-        st.lists(st.builds(lambda at_s, effect, for_s: (at_s, effect, for_s), times, effects, times), max_size=5)
-    )
-    return (
-        node_of,
-        LinkState(nodes, links),
-        [
-            Fault(Moment(at_s=at_s), effect, type(effect).__name__.lower(), for_s + 0.01)
-            for at_s, effect, for_s in faults
-        ],
-    )
-
-
-def run(world, algorithm=mdaa, **parameters):
-    node_of, links, faults = world
-    return run_algorithm(
-        algorithm, Bowl(), links=links, node_of=node_of, faults=faults, steps=STEPS, lr=0.2, **parameters
-    )
+)
 
 
 def dead_at_the_end(outcome, world):
     """A run is over when the living have arrived: who is dead then is not waited for."""
-    over_s = max(record["at_s"] for rank in range(len(world[0])) for record in outcome.events(rank, "end"))
-    crashes = [fault for fault in world[2] if isinstance(fault.effect, Crash)]
-    return {
-        rank
-        for fault in crashes
-        if fault.moment.at_s + fault.for_s >= over_s
-        for rank, node in enumerate(world[0])
-        if rank in fault.effect.ranks or node in fault.effect.nodes
-    }
+    over_s = max(record["at_s"] for rank in range(len(world.node_of)) for record in outcome.events(rank, "end"))
+    crashes = [each for each in world.faults if isinstance(each.effect, Crash)]
+    return {rank for each in crashes if span_s(each)[1] >= over_s for rank in world.ranks_of(each.effect)}
 
 
 def told(outcome, rank):
@@ -104,55 +73,158 @@ def order(record):
     return (*record["round"], record["cluster_round"] or 10**9)
 
 
-@MANY
-@given(
-    worlds(),
-    st.sampled_from(["mid-extremes", "approach-extreme", "mean"]),
-    st.sampled_from(["processes", "clusters"]),
-    st.integers(0, 2),
-    st.integers(1, 3),
-)
-def test_the_invariants_hold_on_every_schedule(world, aggregate, quorum, rounds, cluster_rounds):
-    outcome = run(world, aggregate=aggregate, quorum=quorum, rounds=rounds, cluster_rounds=cluster_rounds)
-    ranks = range(len(world[0]))
-    first = defaultdict(list)  # of each step: what was told in round 0, by anybody
+def in_the_box_of(inputs, x):
+    """Whether `x` lies within the range of `inputs`, a list, in every coordinate."""
+    return bool((np.min(inputs, axis=0) <= x).all() and (x <= np.max(inputs, axis=0)).all())
+
+
+@schedules(SCHEDULES)
+@given(worlds(), PARAMETERS)
+def test_the_invariants_hold_on_every_schedule(world, parameters):
+    with replayable(world, "mdaa", parameters) as outcome:
+        check_invariants(world, parameters, outcome)
+
+
+def check_invariants(world, parameters, outcome):
+    ranks = range(len(world.node_of))
+    values = defaultdict(list)  # by round: what was told in it, by anybody
+    for (_, round_), value in outcome.told.items():
+        values[round_].append(value)
+    dead = dead_at_the_end(outcome, world)
     for rank in ranks:
         records = told(outcome, rank)
         places = [order(record) for record in records]
         assert places == sorted(set(places)), "rounds never decrease, and no round has two values; over restarts too"
-        for record in records:
-            if record["round"][1] == 0 and not record["cluster_round"]:
-                first[record["round"][0]].append(outcome.told[rank, record["round"]])
-        again = [record for record in outcome.events(rank, "told") if record["again"]]
         said = {(order(record), record["digest"]) for record in records}
-        assert {(order(record), record["digest"]) for record in again} <= said, "what is told again is unchanged"
+        again = {(order(record), record["digest"]) for record in outcome.events(rank, "told") if record["again"]}
+        assert again <= said, "what is told again is unchanged"
         steps = [record["step"] for record in outcome.events(rank, "step")]
-        assert steps == sorted(steps)
-        if rank not in dead_at_the_end(outcome, world):
+        assert steps == sorted(set(steps)), "steps never decrease; over restarts too"
+        if rank not in dead:
             assert outcome.events(rank, "end")[-1]["step"] == STEPS, "all faults end, and so every rank arrives"
-    for step in range(STEPS):
-        for rank in ranks:
-            x = outcome.history[step, rank]
-            if not np.isnan(x).any():
-                inputs = np.stack(first[step])
-                assert (inputs.min(axis=0) <= x).all(), "outputs lie in the hull of the inputs"
-                assert (x <= inputs.max(axis=0)).all()
+    for (t, r), those in values.items():
+        if r:
+            for value in those:
+                assert in_the_box_of(values[t, r - 1], value), "a round uses values of the round before it alone"
+    for step, rank in np.ndindex(outcome.history.shape[:2]):
+        x = outcome.history[step, rank]
+        if not np.isnan(x).any():  # a step that was skipped has no model
+            assert in_the_box_of(values[step, 0], x), "outputs lie in the hull of the inputs"
+            last = values[step, parameters["rounds"]]
+            assert in_the_box_of(last, x), "also after a skip: of the values of the round skipped to alone"
 
 
-@MANY
+@schedules(SCHEDULES // 8)
 @given(worlds(), st.sampled_from(["processes", "clusters"]))
 def test_skipping_sgd_arrives_whatever_happens(world, quorum):
-    outcome = run(world, skipping_sgd, quorum=quorum)
-    dead = dead_at_the_end(outcome, world)
-    assert all(np.isfinite(x).all() for rank, x in enumerate(outcome.models) if rank not in dead)
+    with replayable(world, "skipping-sgd", {"lr": 0.2, "quorum": quorum}) as outcome:
+        dead = dead_at_the_end(outcome, world)
+        assert all(np.isfinite(x).all() for rank, x in enumerate(outcome.models) if rank not in dead)
 
 
-@MANY
+@schedules(SCHEDULES // 8)
 @given(worlds())
 def test_one_of_n_never_waits_for_anybody(world):
-    outcome = run(world, sgd_m_of_n, m=1)
-    dead = dead_at_the_end(outcome, world)
-    assert all(np.isfinite(x).all() for rank, x in enumerate(outcome.models) if rank not in dead)
+    with replayable(world, "sgd-m-of-n", {"lr": 0.2, "m": 1}) as outcome:
+        dead = dead_at_the_end(outcome, world)
+        assert all(np.isfinite(x).all() for rank, x in enumerate(outcome.models) if rank not in dead)
+
+
+def newest_told(outcome, until_s):
+    """The newest round of which anybody had said anything by then; (-1, 0) if nobody had."""
+    rounds = [
+        tuple(record["round"])
+        for rank in range(len(outcome.journals))
+        for record in told(outcome, rank)
+        if record["at_s"] <= until_s
+    ]
+    return max(rounds, default=(-1, 0))
+
+
+def has_quorum(world, nodes, quorum):
+    """More than half of all nodes, which are the clusters; or more than half of all ranks."""
+    if quorum == "clusters":
+        return 2 * len(nodes) > len(world.ranks)
+    return 2 * sum(world.ranks[node] for node in nodes) > sum(world.ranks)
+
+
+@st.composite
+def standstills(draw, quorum):
+    """A world that one fault stops for 20 s: afterwards no nodes that hear each other are a quorum. And the fault."""
+    world = draw(worlds(most_faults=0))
+    nodes = range(len(world.ranks))
+    stops = [side for side in subsets(nodes) if not has_quorum(world, set(nodes) - side, quorum)]
+    halves = [side for side in stops if not has_quorum(world, side, quorum)]
+    killed = draw(st.sampled_from(stops))
+    effects = [Crash(nodes=killed), Crash(ranks=frozenset(r for r, node in enumerate(world.node_of) if node in killed))]
+    if halves:
+        side = draw(st.sampled_from(halves))
+        effects.append(Cut(split([side, set(nodes) - side])))
+    if not any(has_quorum(world, {node}, quorum) for node in nodes):
+        effects.append(total_cut(world))
+    stopped = world.with_fault(draw(st.sampled_from(effects)), at_s=draw(milliseconds(0, 150)), for_s=20)
+    return stopped, stopped.faults[-1]
+
+
+def subsets(nodes):
+    """All but none and all."""
+    return [frozenset(some) for size in range(1, len(nodes)) for some in combinations(nodes, size)]
+
+
+@schedules(SCHEDULES // 8)
+@given(st.data(), PARAMETERS)
+def test_while_no_quorum_is_live_no_step_is_begun_and_afterwards_all_arrive(data, parameters):
+    """Of rounds that nobody had begun when it came, nothing new is heard while it holds. So a rank can, out of what it
+    had heard before, end step T, in which the newest message was, and begin step T + 1, but not end that."""
+    world, stop = data.draw(standstills(parameters["quorum"]))
+    begin_s, end_s = span_s(stop)
+    with replayable(world, "mdaa", parameters) as outcome:
+        T, _ = newest_told(outcome, begin_s)
+        for rank in range(len(world.node_of)):
+            for record in outcome.events(rank, "step"):
+                if begin_s < record["at_s"] <= end_s:
+                    assert record["step"] - 1 <= T, "ended without a quorum"
+            for record in told(outcome, rank):
+                if begin_s < record["at_s"] <= end_s:
+                    assert record["round"][0] <= T + 1, "begun without a quorum"
+        check_invariants(world, parameters, outcome)
+
+
+@st.composite
+def minorities(draw, quorum):
+    """A world without loss of which a side that is no quorum is cut off or dies for 20 s; the fault, and the side."""
+    world = draw(worlds(most_faults=0, losses=[0.0]))
+    nodes = set(range(len(world.ranks)))
+    sides = [
+        side
+        for side in subsets(sorted(nodes))
+        if has_quorum(world, nodes - side, quorum) and not has_quorum(world, side, quorum)
+    ]
+    assume(sides)
+    side = draw(st.sampled_from(sides))
+    ranks = frozenset(rank for rank, node in enumerate(world.node_of) if node in side)
+    effect = draw(st.sampled_from([Cut(split([side, nodes - side])), Crash(nodes=side), Crash(ranks=ranks)]))
+    cut = world.with_fault(effect, at_s=draw(milliseconds(0, 100)), for_s=20)
+    return cut, cut.faults[-1], ranks
+
+
+@schedules(SCHEDULES // 8)
+@given(st.data(), PARAMETERS)
+def test_a_quorum_goes_on_and_a_minority_stalls_without_a_wrong_word(data, parameters):
+    world, fault, minority = data.draw(minorities(parameters["quorum"]))
+    begin_s, end_s = span_s(fault)
+    with replayable(world, "mdaa", parameters) as outcome:
+        T, _ = newest_told(outcome, begin_s)
+        for rank in range(len(world.node_of)):
+            if rank not in minority:
+                # six steps of at most three rounds of at most 30 ms, and a gradient of 10 ms
+                assert outcome.events(rank, "end")[-1]["at_s"] < end_s, "a quorum is live"
+            elif isinstance(fault.effect, Cut):
+                during = [record for record in outcome.events(rank, "step") if begin_s < record["at_s"] <= end_s]
+                assert all(record["step"] - 1 <= T for record in during)
+                # without loss what was on its way is there within 30 ms; and a gradient was perhaps under way
+                assert all(record["at_s"] < begin_s + 0.2 for record in during), "it stalls"
+        check_invariants(world, parameters, outcome)
 
 
 def test_without_faults_all_ranks_end_near_each_other_and_near_the_optimum():

@@ -28,9 +28,9 @@ def test_what_was_not_acknowledged_is_sent_again_from_the_first_on():
         outbox.put(message)
         outbox.sent(number)
     outbox.acknowledged(1)
-    assert outbox.waiting
+    assert outbox.on_the_way == 2
     outbox.again()
-    assert not outbox.waiting
+    assert outbox.on_the_way == 0
     assert outbox.next() == (2, "b")
 
 

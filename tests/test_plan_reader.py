@@ -10,7 +10,7 @@ import pytest
 from testbed.core.faults import Change, Cut, Heal, Moment
 from testbed.core.links import Link
 from testbed.errors import PlanError
-from testbed.plan import Plan
+from testbed.plan import Plan, Run
 from testbed.plan.reader import load_plan, read_plan
 
 HEAD = """\
@@ -308,3 +308,16 @@ def test_wrong_own_algorithm_is_a_complaint_about_the_plan(
     with pytest.raises(PlanError) as refused:
         own(tmp_path, code, parameters)
     assert any(answer in str(complaint) for complaint in refused.value.complaints), str(refused.value)
+
+
+def test_gradient_times_are_constant_or_by_chance_or_measured() -> None:
+    for written, run in (
+        ("5ms", (0.005, "constant")),
+        ("exp(5ms)", (0.005, "exponential")),
+        ("measured", (Run().gradient_s, "measured")),
+    ):
+        plan = read(f"run: {{gradient_time: {written}}}\n")
+        assert (plan.run.gradient_s, plan.run.gradient_law) == run
+        assert Plan.from_json(plan.to_json()) == plan
+    (complaint,) = complaints("run: {gradient_time: exp(5)}\n")
+    assert "`exp(5ms)` or `exp(5s)`" in complaint

@@ -347,3 +347,49 @@ def test_who_was_started_again_does_not_take_the_picture_back(tmp_path: Path) ->
     for at_s, step in ((1.0, 10), (2.0, 1), (3.0, 20)):
         world.step(0, at_s, step)
     assert Records.read(world.folder, world.plan).steps_at([1.0, 2.0, 3.0]) == [10, 10, 20]
+
+
+def told(world: World, rank: int, at_s: float, sent: list[int], received: list[int], **values: Any) -> None:
+    counts = {"dropped": [0] * len(sent), "again": 0, "connections": len(sent) - 1, "foreign": 0}
+    world.rank(rank, "messages", at_s, sent=sent, received=received, **counts | values)
+
+
+def test_messages_are_told_of_over_all_lives_and_skipping_is_no_warning(tmp_path: Path) -> None:
+    world = World(tmp_path, plan_of(loss=0.1))
+    for rank in (0, 1):
+        world.start(rank)
+    told(world, 0, 1.0, [0, 50], [0, 40])
+    told(world, 0, 2.0, [0, 100], [0, 80], dropped=[0, 20], again=7, connections=3)  # cumulative
+    told(world, 1, 2.0, [60, 0], [60, 0])
+    world.start(1, 3.0)  # of a new life
+    told(world, 1, 4.0, [40, 0], [0, 0])
+    world.rank(0, "skip", 4.0, **{"from": 10, "to": 40})
+    for rank in (0, 1):
+        world.end(rank, 5.0, 100)
+    summary = summary_of(world)
+    zero, one = (rank.messages for rank in summary.ranks)
+    assert zero
+    assert one
+    assert (zero.told, zero.received, zero.dropped, zero.again, zero.anew) == (100, 80, 20, 7, 2)
+    assert (one.told, one.received, one.anew) == (100, 60, 0)
+    text = " ".join(render(summary).split())
+    assert "Of 200 messages 140 were received; 7 were sent again; full queues dropped 20; 2 connections" in text
+    assert "1 of 2 ranks skipped 30 steps to be where the others were." in text
+    assert not any("skipped" in warning for warning in summary.warnings)
+    assert "lost packets make messages late, and none were counted" in text
+    write_summary(world.folder, summary)
+    assert read_summary(world.folder) == summary
+
+
+def test_where_messages_alone_were_told_the_kernel_says_what_was_lost(tmp_path: Path) -> None:
+    world = World(tmp_path, plan_of(loss=0.1))
+    for rank in (0, 1):
+        world.start(rank)
+        told(world, rank, 9.0, [50, 50], [50, 50])
+        world.end(rank, 10.0, 100)
+    world.counters(9.9, {(0, 1): (1000, 95), (1, 0): (1000, 105)})
+    summary = summary_of(world)
+    assert summary.network.as_asked
+    text = render(summary)
+    assert "10 % of 2 000 packets; 10 % was asked for" in " ".join(text.split())
+    assert "overflow" not in text  # there are no datagrams, and no columns of zeros for them

@@ -49,6 +49,21 @@ def test_the_same_plan_leaves_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
+def test_gradient_times_by_chance_are_the_seeds(tmp_path: Path) -> None:
+    by_chance = replace(PLAN, run=replace(PLAN.run, gradient_law="exponential"))
+    for name in ("a", "b"):
+        simulate(by_chance, tmp_path / name)
+    simulate(PLAN, tmp_path / "constant")
+    a, b, constant = (RunFolder(tmp_path / name).journal(0).read_bytes() for name in ("a", "b", "constant"))
+    assert a == b != constant
+
+
+def test_measured_gradient_times_are_warned_of(tmp_path: Path) -> None:
+    simulate(replace(PLAN, run=replace(PLAN.run, gradient_law="measured")), tmp_path)
+    assert [line["message"] for line in journals(tmp_path, "warning")]
+    assert all(step["gradient_s"] > 0 for step in journals(tmp_path, "step", 0))
+
+
 def test_another_seed_loses_other_datagrams(tmp_path: Path) -> None:
     simulate(PLAN, tmp_path / "a")
     simulate(replace(PLAN, seed=8), tmp_path / "b")

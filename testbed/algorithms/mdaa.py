@@ -37,7 +37,7 @@ from typing import Literal
 import numpy as np
 
 from testbed.algorithms.node import Channel, Messages, Node
-from testbed.core.agreement import AGGREGATES, mean, mid_extremes, rounds_for
+from testbed.core.agreement import AGGREGATES, coordinate_diameter, mean, mid_extremes, rounds_for
 from testbed.core.blocks import Vector
 from testbed.core.quorums import Quorum
 from testbed.core.rounds import Round, Told
@@ -88,7 +88,7 @@ class Agreement:
 
     async def heard(self, since: Round) -> Messages:
         """A quorum of messages of the newest round, at least `since`, for which one is held."""
-        return await self._node.newest(since, lambda senders: self._node.clusters.is_quorum(senders, self._quorum))
+        return await self._node.heard(since, lambda senders: self._node.clusters.is_quorum(senders, self._quorum))
 
     async def resumed(self, told: Told) -> Messages:
         """What is heard by a rank that had died after it `told` (and has just said so again)."""
@@ -98,15 +98,21 @@ class Agreement:
         return await self._exchanged(round_, z)
 
     async def reached(self, heard: Messages) -> Vector:
-        """The model [d] that the rounds after `heard` come to."""
+        """The model [d] that the rounds after `heard` come to. Noted is how far apart, by coordinate_diameter, was what
+        this rank heard before agreement, in round 0, unless it skipped that; and what it heard in the last round."""
+        before: dict[int, float] = {}  # by step
         while heard.round[1] < self._rounds:
             (t, r), y = heard.round, self._aggregated(heard)
+            if r == 0:
+                before[t] = coordinate_diameter(heard.values)
             round_, z = (t, r + 1), y
             if self._cluster_rounds > 1:
                 await self._node.write(round_, 1, y)
                 round_, z = await self._cluster_agreement(round_, y, 1)
             heard = await self._exchanged(round_, z)
-        self._node.skip_to(heard.round[0])
+        t, after = heard.round[0], coordinate_diameter(heard.values)
+        self._node.skip_to(t)
+        self._node.note(heard_diameter=before.get(t, after if heard.round[1] == 0 else None), agreed_diameter=after)
         return self._aggregated(heard)
 
     async def _exchanged(self, round_: Round, z: Vector) -> Messages:

@@ -69,6 +69,8 @@ class Messages:
 
     def of(self, ranks: Sequence[int]) -> Messages:
         """Those of some of the senders."""
+        if len(ranks) == len(self.senders) and set(ranks) == set(self.senders.tolist()):
+            return self
         rows = np.flatnonzero(np.isin(self.senders, ranks))
         return Messages(self.round, self.senders[rows], self.values[rows])
 
@@ -147,10 +149,10 @@ class Node(Protocol):
         """Messages: `value` [d] to every rank, oneself included. Stored before it is sent; never waits for a peer."""
         ...
 
-    async def newest(self, since: Round, enough: Enough) -> Messages:
+    async def heard(self, since: Round, enough: Enough, *, earliest: bool = False) -> Messages:
         """Wait for a round, at least `since`, of which messages are held from senders that are `enough`: the newest
-        such. Messages of rounds before `since` are forgotten. Raises RunOver when the run's time is over, or nobody
-        else is left."""
+        such, by which one skips; or the `earliest`, where what lies between must not be left out. Messages of rounds
+        before `since` are forgotten. Raises RunOver when the run's time is over, or nobody else is left."""
         ...
 
     async def write(self, round_: Round, cluster_round: int, value: Vector) -> None:

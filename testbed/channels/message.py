@@ -29,6 +29,7 @@ from testbed.algorithms.node import Messages
 from testbed.channels.outbox import Intake, Outbox
 from testbed.core.blocks import Vector
 from testbed.core.rounds import Enough, Round, Rounds
+from testbed.core.traffic import MessageTraffic
 from testbed.errors import RankError
 
 QUEUE = 64  # messages kept for a peer that does not take them: the protocols need the newest rounds alone
@@ -44,18 +45,6 @@ _MAGIC = 0x7442
 # magic, kind, sender, token of the run, life of the sender, number, oldest number kept, step, round, width
 _HEADER = struct.Struct("<HHI QQ QQ III")
 _MESSAGE, _ACKNOWLEDGEMENT = 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class MessageTraffic:
-    """Since the channel was opened."""
-
-    sent: tuple[int, ...]  # [n] messages told to each rank
-    received: tuple[int, ...]  # [n] new ones from each rank
-    dropped: tuple[int, ...]  # [n] that a full queue had no room for
-    again: int  # that had to be sent again
-    connections: int  # that were made to peers; beyond n - 1, after one had broken
-    foreign: int  # frames that are not of this run
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +112,9 @@ class MessageChannel:
             self._take(round_, self.rank, value)
         self._nudge()
 
-    async def newest(self, since: Round, enough: Enough) -> Messages:
-        """The newest round, at least `since`, of which messages are held from senders that are `enough`. One task at a
-        time."""
+    async def heard(self, since: Round, enough: Enough, *, earliest: bool = False) -> Messages:
+        """The newest round, or the earliest, at least `since`, of which messages are held from senders that are
+        `enough`. One task at a time."""
         wake = asyncio.Event()
         with self._lock:
             self._rounds.forget_before(since)
@@ -136,7 +125,7 @@ class MessageChannel:
                 with self._lock:
                     if self._failure is not None:
                         raise RankError(f"the thread of messages fell over: {self._failure!r}") from self._failure
-                    found = self._rounds.newest(enough)
+                    found = self._rounds.find(enough, earliest=earliest)
                 if found is not None:
                     round_, heard = found
                     return Messages(round_, np.array(list(heard), np.intp), np.stack(list(heard.values())))
@@ -265,7 +254,7 @@ class _Postman:
         channel, outbox = self._channel, self._channel._outboxes[peer]
         now_s = time.monotonic()
         with channel._lock:
-            if not outbox.waiting:
+            if not outbox.on_the_way:
                 self._heard_s[peer] = now_s
             elif now_s - self._heard_s[peer] > RESEND_S:
                 self._heard_s[peer] = now_s
@@ -287,9 +276,8 @@ class _Postman:
 
     def _send_again(self, peer: int) -> None:
         outbox = self._channel._outboxes[peer]
-        if outbox.waiting:
-            self._channel._again += 1
-            outbox.again()
+        self._channel._again += outbox.on_the_way
+        outbox.again()
 
     def _lives_on(self, peer: int, life: int) -> bool:
         """Whether what came is of the newest process of `peer`, and not of one that is no more."""

@@ -53,11 +53,8 @@ class Outbox(Generic[T]):
 
     def next(self) -> tuple[int, T] | None:
         """The message to send now, if there is one and the window is open; `sent` says that it went."""
-        on_the_way = min(self._sent - self.oldest + 1, len(self._kept))
-        if on_the_way >= self.window:
-            return None
-        place = max(0, on_the_way)
-        return self._kept[place] if place < len(self._kept) else None
+        place = self.on_the_way
+        return self._kept[place] if place < min(self.window, len(self._kept)) else None
 
     def sent(self, number: int) -> None:
         self._sent = max(self._sent, number)
@@ -75,9 +72,9 @@ class Outbox(Generic[T]):
         self._sent = self.oldest - 1
 
     @property
-    def waiting(self) -> bool:
-        """Whether something is on its way and not acknowledged."""
-        return bool(self._kept) and self._sent >= self.oldest
+    def on_the_way(self) -> int:
+        """How many messages were sent and are not acknowledged."""
+        return min(max(0, self._sent - self.oldest + 1), len(self._kept))
 
     @property
     def empty(self) -> bool:

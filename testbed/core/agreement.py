@@ -82,7 +82,7 @@ def squared_distances(vectors: Vectors) -> NDArray[np.float64]:
         block = vectors[:, part].astype(np.float64)
         for row in range(len(vectors) - 1):
             squared[row, row + 1 :] += _squared_norms(block[row + 1 :], block[row])
-    np.nan_to_num(squared, copy=False, nan=np.inf, posinf=np.inf)
+    squared[np.isnan(squared)] = np.inf
     return squared + squared.T
 
 
@@ -92,9 +92,13 @@ def diameter(vectors: Vectors) -> float:
 
 
 def coordinate_diameter(vectors: Vectors) -> float:
-    """Σ over the coordinates of the range over the rows: the Δ of the convergence proofs."""
-    parts = (vectors[:, part].astype(np.float64) for part in _blocks(vectors.shape[1]))
-    return math.fsum(float(np.sum(part.max(axis=0) - part.min(axis=0))) for part in parts)
+    """Σ over the coordinates of the range over the rows: the Δ of the convergence proofs. Infinite where a row is not
+    finite."""
+    parts = (vectors[:, part] for part in _blocks(vectors.shape[1]))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        ranges = [np.subtract(part.max(axis=0), part.min(axis=0), dtype=np.float64).sum() for part in parts]
+    total = math.fsum(ranges)
+    return math.inf if math.isnan(total) else total
 
 
 def rounds_for(squared_contraction: float) -> int:
@@ -109,7 +113,8 @@ def _squared_distances_from(own: Vector, vectors: Vectors) -> NDArray[np.float64
     squared = np.zeros(len(vectors))
     for part in _blocks(own.size):
         squared += _squared_norms(vectors[:, part].astype(np.float64), own[part].astype(np.float64))
-    return np.nan_to_num(squared, copy=False, nan=np.inf, posinf=np.inf)
+    squared[np.isnan(squared)] = np.inf
+    return squared
 
 
 def _squared_norms(rows: NDArray[np.float64], from_row: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -141,8 +146,8 @@ def _ordered(rows: list[int], vectors: Vectors, ranks: Ranks | None) -> list[int
         groups: dict[tuple[float, ...], list[int]] = {}
         width = 1 if begin == 0 else BLOCK
         for row in rows:
-            part = np.nan_to_num(vectors[row, begin : begin + width], nan=np.inf, posinf=np.inf, neginf=-np.inf)
-            groups.setdefault(tuple(part.tolist()), []).append(row)
+            part = vectors[row, begin : begin + width]
+            groups.setdefault(tuple(np.where(np.isnan(part), np.inf, part).tolist()), []).append(row)
         for key in sorted(groups):
             yield from sort(groups[key], begin + width)
 

@@ -55,9 +55,9 @@ class Rounds:
         self._held.setdefault(round_, {})[sender] = value
         return True
 
-    def newest(self, enough: Enough) -> tuple[Round, dict[int, Vector]] | None:
-        """The newest round whose senders are `enough`, and what they sent, in the order of ranks."""
-        for round_ in sorted(self._held, reverse=True):
+    def find(self, enough: Enough, *, earliest: bool = False) -> tuple[Round, dict[int, Vector]] | None:
+        """The newest round whose senders are `enough`, or the earliest, and what they sent, in the order of ranks."""
+        for round_ in sorted(self._held, reverse=not earliest):
             senders = sorted(self._held[round_])
             if enough(senders):
                 return round_, {sender: self._held[round_][sender] for sender in senders}

@@ -16,6 +16,8 @@ from testbed.plan.document import item_of
 from testbed.plan.fault_keys import MomentKind
 from testbed.plan.model import Plan
 
+MOST_LINES = 20_000  # half a minute of matplotlib
+
 FORMS = {".svg": "svg", ".png": "png", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot"}
 
 
@@ -48,7 +50,12 @@ def form_of(output: Path | None) -> str:
 
 
 def draw(drawn: Sketch, form: str) -> bytes:
-    """The sketch in that form."""
+    """The sketch in that form. Raises MachineError where it would be no picture."""
+    if form not in ("mermaid", "dot") and len(drawn.strokes) > MOST_LINES:
+        raise MachineError(
+            f"{len(drawn.strokes)} lines between {drawn.size} nodes are no picture, and take minutes to draw",
+            remedy="draw a smaller one of the same kind (`--set nodes.count=32`), or text (`--format dot`)",
+        )
     if form in ("mermaid", "dot"):
         return (text.mermaid(drawn) if form == "mermaid" else text.dot(drawn)).encode()
     return picture.draw(drawn, "png" if form == "png" else "svg")

@@ -27,6 +27,7 @@ from testbed.core.topologies import Topology
 
 Backend = Literal["auto", "netem", "nft", "userspace"]
 Device = Literal["auto", "cpu", "cuda"]
+GradientLaw = Literal["constant", "exponential", "measured"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,8 @@ class Run:
     silence_s: float = 120.0  # a rank that says nothing for so long has fallen over
     threads: int = 1  # torch threads per rank
     device: Device = "auto"
-    gradient_s: float = 0.01  # simulated arm: how long one gradient takes
+    gradient_s: float = 0.01  # simulated arm: how long one gradient takes, on average; unless it is measured
+    gradient_law: GradientLaw = "constant"
 
 
 @dataclass(frozen=True, slots=True)

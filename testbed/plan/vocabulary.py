@@ -6,6 +6,7 @@ Not here: what must fit together across keys (reader.py and its neighbours).
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
@@ -34,7 +35,7 @@ from testbed.plan.kinds import (
     Variants,
 )
 from testbed.plan.link_keys import DEFAULT_LINK, PAIR_LINK
-from testbed.plan.quantities import RATE, SIZE, TIME
+from testbed.plan.quantities import RATE, SIZE, TIME, QuantityError
 from testbed.plan.topology_keys import TOPOLOGY
 
 MOST_NODES = 1000  # a link per ordered pair: a million of them
@@ -218,6 +219,37 @@ TARGET = Section(
     model.Target,
     one_of=("accuracy", "loss"),
 )
+
+
+class GradientTime:
+    """`10ms`, `exp(10ms)` or `measured`, as (seconds, law)."""
+
+    MEASURED = "measured"
+
+    def read(self, item: Item, complaints: Complaints) -> tuple[float, model.GradientLaw]:
+        if item.value == self.MEASURED:
+            return model.Run().gradient_s, "measured"
+        match = re.fullmatch(r"exp\((.*)\)", item.value) if isinstance(item.value, str) else None
+        try:
+            mean_s = TIME.parse(match[1] if match else item.value, positive=True)
+        except QuantityError as error:
+            hint = error.hint or "write it like `10ms`, or `exp(10ms)` for times by chance, or `measured`"
+            hint = re.sub(r"`([0-9][^`]*)`", r"`exp(\1)`", hint) if match and error.hint else hint
+            raise Wrong(item, f"{item.shown} {error}", hint) from error
+        return mean_s, "exponential" if match else "constant"
+
+    def schema(self) -> Schema:
+        time = TIME.pattern(positive=True).strip("^$")
+        patterns = [{"type": "string", "pattern": each} for each in (f"^{time}$", rf"^exp\({time}\)$")]
+        return {"anyOf": [*patterns, {"const": self.MEASURED}]}
+
+    def show(self, value: Any) -> Any:
+        mean_s, law = value
+        if law == "measured":
+            return self.MEASURED
+        return f"exp({TIME.show(mean_s)})" if law == "exponential" else TIME.show(mean_s)
+
+
 RUN = Section(
     "`run`",
     (
@@ -241,9 +273,10 @@ RUN = Section(
         Field("device", Choice(get_args(model.Device)), "where gradients are computed"),
         Field(
             "gradient_time",
-            Quantity(TIME, positive=True),
-            "how long a gradient takes in the simulated arm",
-            to="gradient_s",
+            GradientTime(),
+            "how long a gradient takes in the simulated arm: `10ms`; `exp(10ms)`, drawn by chance, so long on average; "
+            "or `measured`, as long as it really takes, so that no two runs are alike",
+            to=("gradient_s", "gradient_law"),
         ),
     ),
     model.Run,

@@ -13,7 +13,7 @@ import numpy as np
 
 from testbed.results.delivery import PairDelivery
 from testbed.results.faults import FaultWindow
-from testbed.results.summary import Summary, percent
+from testbed.results.summary import MessageSummary, Summary, percent
 
 WHOLE_TABLE_NODES = 6  # up to 30 pairs
 WORST_PAIRS = 8
@@ -25,7 +25,15 @@ _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 def render(summary: Summary) -> str:
     """A short text, no trailing newline."""
-    sentences = [_what(summary), _model(summary), _target(summary), _network(summary), _faults(summary), _away(summary)]
+    sentences = [
+        _what(summary),
+        _model(summary),
+        _target(summary),
+        _network(summary),
+        _messages(summary),
+        _faults(summary),
+        _away(summary),
+    ]
     blocks = [_filled(" ".join(text.split())) for text in sentences if text]
     blocks += [_pairs(summary)] if summary.network.pairs else []
     blocks += [_filled(f"warning: {warning}") for warning in summary.warnings]
@@ -83,6 +91,8 @@ def _target(summary: Summary) -> str:
 def _network(summary: Summary) -> str:
     network, pooled = summary.network, summary.network.pooled
     if pooled is None or pooled.achieved_loss is None or pooled.interval is None:
+        if any(rank.messages for rank in summary.ranks):
+            return "The loss of the network was not measured: lost packets make messages late, and none were counted."
         return "The loss of the network was not measured: nothing that could be lost was counted."
     unit, number = ("datagrams", pooled.counted) if pooled.achieved_by == "datagrams" else ("packets", pooled.seen or 0)
     text = (
@@ -98,6 +108,26 @@ def _network(summary: Summary) -> str:
     if network.as_asked:
         return f"{text}. As asked."
     return f"{text}. Not as asked: see the warnings."
+
+
+def _messages(summary: Summary) -> str:
+    """What became of messages; and who skipped steps, but for those of whom `_away` tells it."""
+    told = [rank.messages for rank in summary.ranks if rank.messages]
+    if not told:
+        return ""
+    number = {name: sum(getattr(each, name) for each in told) for name in MessageSummary.__dataclass_fields__}
+    text = f"Of {grouped(number['told'])} messages {grouped(number['received'])} were received"
+    more = [f"{grouped(number['again'])} were sent again"] if number["again"] else []
+    more += [f"full queues dropped {grouped(number['dropped'])}"] if number["dropped"] else []
+    more += [f"{grouped(number['anew'])} connections were made anew"] if number["anew"] else []
+    more += [f"{grouped(number['foreign'])} frames were not of this run"] if number["foreign"] else []
+    text = f"{'; '.join([text, *more])}."
+    skipped = [rank.skipped_steps for rank in summary.ranks if rank.skipped_steps and rank.starts == 1]
+    if not skipped:
+        return text
+    most, least = max(skipped), min(skipped)
+    who = f"{len(skipped)} of {len(summary.ranks)} ranks skipped {'' if least == most else f'{least} to '}{most}"
+    return f"{text} {who} step{'s' * (most != 1)} to be where the others were."
 
 
 def _faults(summary: Summary) -> str:
@@ -172,6 +202,8 @@ def _pairs(summary: Summary) -> str:
         (title, "asked", "achieved", "99 % interval", "sent", "received", "overflow", "kernel", "as asked")
     ]
     rows += [_row(pair) for pair in pairs]
+    if not any(pair.sent for pair in pairs):  # there were no datagrams
+        rows = [row[:4] + row[7:] for row in rows]
     notes = (
         ["  * it changed during the run: the mean over the packets"] if any(p.requested_changed for p in pairs) else []
     )

@@ -27,6 +27,18 @@ OVERFLOW_WARNING = 0.0005  # of what reached a socket: below that it cannot move
 
 
 @dataclass(frozen=True, slots=True)
+class MessageSummary:
+    """What a rank counted of its messages, over all its lives; of a life that was ended, as it was journaled last."""
+
+    told: int  # one for each peer
+    received: int  # new ones
+    dropped: int  # that a full queue had no room for
+    again: int  # sent again
+    anew: int  # connections beyond the first to each peer
+    foreign: int  # frames that were not of this run
+
+
+@dataclass(frozen=True, slots=True)
 class RankSummary:
     rank: int
     node: int
@@ -45,6 +57,7 @@ class RankSummary:
     suspected: int  # how often a peer suspected it
     overflow: int  # datagrams that its socket threw away
     counts: Mapping[str, int]  # datagrams late, duplicate, foreign, malformed
+    messages: MessageSummary | None  # None: its algorithm tells none
     loss: float | None  # of its own last model
     accuracy: float | None
 
@@ -114,11 +127,16 @@ class Summary:
             model = dict(data["model"])
             data["model"] = ModelSummary(**model | {name: tuple(model[name]) for name in ("ranks", "accuracies")})
         data["target"] = TargetSummary(**data["target"]) if data["target"] else None
-        data["ranks"] = tuple(RankSummary(**rank) for rank in data["ranks"])
+        data["ranks"] = tuple(_rank_from_json(rank) for rank in data["ranks"])
         data["network"] = Delivery.from_json(data["network"])
         data["faults"] = tuple(FaultWindow.from_json(fault) for fault in data["faults"])
         data["warnings"] = tuple(data["warnings"])
         return cls(**data)
+
+
+def _rank_from_json(data: Mapping[str, Any]) -> RankSummary:
+    messages = data.get("messages")
+    return RankSummary(**{**data, "messages": MessageSummary(**messages) if messages else None})
 
 
 def summarise(
@@ -202,8 +220,23 @@ def _rank(plan: Plan, records: Records, rank: int) -> RankSummary:
         suspected=sum(line["peer"] == rank for other in range(plan.size) for line in records.of(other, "suspected")),
         overflow=sum(int(line["overflow"]) for line in last),
         counts=dict(counts),
+        messages=_messages(plan, records, rank),
         loss=evaluations[-1]["loss"] if evaluations else None,
         accuracy=evaluations[-1]["accuracy"] if evaluations else None,
+    )
+
+
+def _messages(plan: Plan, records: Records, rank: int) -> MessageSummary | None:
+    last = [lines[-1] for life in records.lives(rank) if (lines := _events(life, "messages"))]
+    if not last:
+        return None
+    return MessageSummary(
+        told=sum(sum(line["sent"]) for line in last),
+        received=sum(sum(line["received"]) for line in last),
+        dropped=sum(sum(line["dropped"]) for line in last),
+        again=sum(line["again"] for line in last),
+        anew=sum(max(0, line["connections"] - (plan.size - 1)) for line in last),
+        foreign=sum(line["foreign"] for line in last),
     )
 
 
@@ -332,7 +365,8 @@ def _of_ranks(
     if short := [rank for rank in ranks if rank.starts and rank.ended is None and rank.rank not in down]:
         steps = _span([rank.steps for rank in short], str)
         yield f"Did not come to their end: {_named(short)}; their journals stop after step {steps}."
-    if behind := [rank for rank in ranks if rank.skipped_steps and not outages[rank.rank]]:
+    # (Where messages are told, skipping is how the algorithm works.)
+    if behind := [rank for rank in ranks if rank.skipped_steps and not rank.messages and not outages[rank.rank]]:
         steps = _span([rank.skipped_steps for rank in behind], str)
         yield f"Fell behind and skipped steps: {_named(behind)}, {steps} of {plan.run.steps}."
     if any(row.get("final") and row["loss"] is None for row in records.evaluation):

@@ -4,10 +4,12 @@ Between two nodes a message takes the time that the link's rate needs for it (on
 delay, jittered, and one retransmission after the other while a packet of it is lost: the first after two round trips,
 as TCP's tail-loss probe, each later one after twice the time before, from 0.2 s on, as its retransmission timer. A
 cut holds messages back; they go on RESUME_S after it heals. So does the crash of a receiver. What its sender had not
-got out of the house when it crashed is gone.
+got out of the house when it crashed is gone. Packets are counted as a kernel would, those without data apart.
 
 Queues are bounded and never block: of what is held back for a peer, the oldest beyond QUEUE messages is dropped, and
 counted. The protocols need the newest rounds alone.
+
+Not here: bursts, duplicates and corruption count by what they lose on average, packet by packet.
 """
 
 from __future__ import annotations
@@ -16,16 +18,18 @@ import asyncio
 import math
 from collections import deque
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from testbed.algorithms.node import Messages
 from testbed.core.blocks import Vector
 from testbed.core.dice import own_rng
-from testbed.core.links import Link, LinkState
+from testbed.core.links import Link
 from testbed.core.rounds import REMEMBERED, Enough, Round, Rounds
+from testbed.core.traffic import MessageTraffic
 from testbed.simulate.waits import Waits, listed
-from testbed.simulate.wires import Ranks
+from testbed.simulate.wires import Ranks, Wires
 
 RESUME_S = 0.1  # from a heal, or a peer's return, to a connection that works again
 QUEUE = 64  # messages held back per ordered pair of ranks
@@ -53,13 +57,28 @@ class _Message:
     value: Vector
 
 
+class _Counts:
+    """Of one rank's life."""
+
+    def __init__(self, size: int) -> None:
+        self.sent, self.received, self.dropped = [0] * size, [0] * size, [0] * size
+        self.again = self.anew = 0  # messages told again, and connections made anew
+
+
+class _Flights(NamedTuple):
+    """What it took to bring all packets of a message."""
+
+    number: int  # of attempts that the worst packet needed
+    seen: int  # packets that entered the link
+    dropped: int  # of those, or of their duplicates
+
+
 class MessageNet:
     """`node_of` [n] says on which node each rank lives: what ranks of one node tell each other arrives at once."""
 
-    def __init__(self, state: LinkState, node_of: Ranks, waits: Waits, *, seed: int) -> None:
+    def __init__(self, wires: Wires, node_of: Ranks, waits: Waits, *, seed: int) -> None:
         self.size = len(node_of)
-        self.dropped = 0  # messages for which a queue had no room
-        self._state = state
+        self._wires = wires  # whose links these are, and who counts their packets
         self._node_of = node_of.tolist()
         self._waits = waits
         self._dice = [own_rng(seed, rank, _NETWORK_DICE) for rank in range(self.size)]
@@ -70,6 +89,7 @@ class MessageNet:
         self._last_s: dict[tuple[int, int], float] = {}  # by pair of ranks: when its last message arrives
         self._away: set[int] = set()
         self._lives = [0] * self.size
+        self._counts = [_Counts(self.size) for _ in range(self.size)]
 
     def tell(self, rank: int, round_: Round, value: Vector) -> None:
         """To everybody, oneself at once."""
@@ -77,28 +97,34 @@ class MessageNet:
         value.setflags(write=False)
         self._newest[rank].append(_Message(rank, rank, round_, value))
         for receiver in range(self.size):
+            self._counts[rank].sent[receiver] += receiver != rank
             self._pass_on(_Message(rank, receiver, round_, value))
 
-    async def newest(self, rank: int, since: Round, enough: Enough) -> Messages:
+    async def heard(self, rank: int, since: Round, enough: Enough, *, earliest: bool = False) -> Messages:
         inbox = self._inboxes[rank]
         inbox.rounds.forget_before(since)
         with self._waits.entered(rank, lambda: self._sentence(rank, since)):
-            while (found := inbox.rounds.newest(enough)) is None:
+            while (found := inbox.rounds.find(enough, earliest=earliest)) is None:
                 inbox.changed.clear()
                 await inbox.changed.wait()
         round_, heard = found
         return Messages(round_, np.array(list(heard), np.intp), np.stack(list(heard.values())))
 
-    def set(self, state: LinkState) -> None:
-        """A change of the links: what a cut held back goes on where it has healed."""
-        self._state = state
+    def look(self) -> None:
+        """The links have changed: what a cut held back goes on where it has healed."""
         self._release()
+
+    def traffic(self, rank: int) -> MessageTraffic:
+        """Of its present life."""
+        counts = self._counts[rank]
+        sent, received, dropped = tuple(counts.sent), tuple(counts.received), tuple(counts.dropped)
+        return MessageTraffic(sent, received, dropped, counts.again, self.size - 1 + counts.anew, 0)
 
     def leave(self, rank: int) -> None:
         """The rank has crashed: what it holds and what waits in its queues is gone."""
         self._away.add(rank)
         self._lives[rank] += 1
-        self._inboxes[rank] = _Inbox()
+        self._inboxes[rank], self._counts[rank] = _Inbox(), _Counts(self.size)
         for pair in [pair for pair in self._held if pair[0] == rank]:
             del self._held[pair]
 
@@ -106,14 +132,18 @@ class MessageNet:
         """What its former life had received and not used is lost: its peers tell it their newest messages again."""
         self._away.discard(rank)
         self._release()
-        for newest in self._newest:
+        for sender, newest in enumerate(self._newest):
+            if sender in self._away or sender == rank:
+                continue
+            self._counts[sender].anew += 1
+            self._counts[sender].again += len(newest)
             for message in newest:
-                if message.sender not in self._away and message.sender != rank:
-                    self._pass_on(replace(message, receiver=rank))
+                self._pass_on(replace(message, receiver=rank))
 
     def _release(self) -> None:
         for pair in list(self._held):
             if not self._stopped(*pair):
+                self._counts[pair[0]].anew += 1
                 for message in self._held.pop(pair):
                     self._send(message, RESUME_S)
 
@@ -126,14 +156,17 @@ class MessageNet:
         queue.append(message)
         if len(queue) > QUEUE:
             queue.popleft()
-            self.dropped += 1
+            self._counts[message.sender].dropped[message.receiver] += 1
 
     def _stopped(self, sender: int, receiver: int) -> bool:
         """A connection needs both directions."""
         if sender == receiver:
             return False
         a, b = self._node_of[sender], self._node_of[receiver]
-        return receiver in self._away or (a, b) in self._state.cut or (b, a) in self._state.cut
+        if receiver in self._away:
+            return True
+        state = self._wires.state
+        return a != b and (state.loss((a, b)) >= 1 or state.loss((b, a)) >= 1)
 
     def _send(self, message: _Message, after_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -147,7 +180,8 @@ class MessageNet:
         a, b = self._node_of[message.sender], self._node_of[message.receiver]
         if a == b:
             return now_s
-        link, dice = self._state.links[a, b], self._dice[message.sender]
+        links, dice = self._wires.state.links, self._dice[message.sender]
+        link = links[a, b]
         packets = max(1, math.ceil(message.value.nbytes / PACKET_BYTES))
         left_s = now_s
         if link.rate_bps is not None:
@@ -155,8 +189,10 @@ class MessageNet:
             left_s = max(now_s, self._free_s.get((a, b), 0.0)) + 8 * wire_bytes / link.rate_bps
             self._free_s[a, b] = left_s
         jitter_s = link.jitter_s * dice.uniform(-1, 1) if link.jitter_s else 0.0
-        back_s = self._state.links[b, a].delay_s
-        late_s = _retransmissions_s(link, packets, link.delay_s + back_s, dice)
+        back_s = links[b, a].delay_s
+        flights = _flights(link, packets, dice)
+        self._wires.count(a, b, seen=flights.seen, dropped=flights.dropped)
+        late_s = _retransmissions_s(flights.number, link.delay_s + back_s)
         pair = message.sender, message.receiver
         arrival_s = max(left_s + link.delay_s + jitter_s + late_s, self._last_s.get(pair, 0.0))
         self._last_s[pair] = arrival_s
@@ -165,6 +201,7 @@ class MessageNet:
     def _arrive(self, message: _Message, life: int) -> None:
         if life != self._lives[message.receiver]:
             return  # sent to a process that is no more
+        self._counts[message.receiver].received[message.sender] += message.sender != message.receiver
         inbox = self._inboxes[message.receiver]
         if inbox.rounds.put(message.round, message.sender, message.value):
             inbox.changed.set()
@@ -175,15 +212,24 @@ class MessageNet:
         return f"for messages of step {since[0]}, round {since[1]}, from {listed(missing)}"
 
 
-def _retransmissions_s(link: Link, packets: int, round_trip_s: float, dice: np.random.Generator) -> float:
-    """How much later a message is complete because packets of it were lost."""
-    loss = link.missing
-    if not loss:
+def _flights(link: Link, packets: int, dice: np.random.Generator) -> _Flights:
+    """Until all of them are there, whatever is missing is sent again. The link loses less than everything."""
+    if not link.missing and not link.drops_per_packet:
+        return _Flights(1, packets, 0)
+    number = seen = dropped = 0
+    missing = packets
+    while missing:
+        number, seen = number + 1, seen + missing
+        lost = int(dice.binomial(missing, link.missing))
+        # A duplicate is dropped on its own, and what is corrupted goes on: then the kernel's count is another.
+        alike = link.missing == link.drops_per_packet
+        dropped += lost if alike else int(dice.binomial(missing, link.drops_per_packet))
+        missing = lost
+    return _Flights(number, seen, dropped)
+
+
+def _retransmissions_s(flights: int, round_trip_s: float) -> float:
+    """How much later a message is complete because of the packets that had to be sent again."""
+    if flights <= 1:
         return 0.0
-    if loss >= 1:
-        return math.inf
-    # The worst of `packets` geometric numbers of attempts, by its distribution function (1 - loss^k)^packets.
-    attempts = math.ceil(math.log1p(-(dice.random() ** (1 / packets))) / math.log(loss))
-    if attempts <= 1:
-        return 0.0
-    return max(2 * round_trip_s, _LEAST_PROBE_S) + _FIRST_TIMEOUT_S * (2.0 ** (attempts - 2) - 1)
+    return max(2 * round_trip_s, _LEAST_PROBE_S) + _FIRST_TIMEOUT_S * (2.0 ** (flights - 2) - 1)

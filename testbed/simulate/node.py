@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -117,12 +118,12 @@ class SimulatedNode:
         self._store.messages.append((round_, np.array(value, np.float32)))
         self._send(round_, value)
 
-    async def newest(self, since: Round, enough: Enough) -> Messages:
+    async def heard(self, since: Round, enough: Enough, *, earliest: bool = False) -> Messages:
         self._need(Channel.MESSAGE)
         begun_s = self._now_s
         try:
             async with asyncio.timeout_at(self._world.time_s):
-                heard = await self._world.messages.newest(self.rank, since, enough)
+                heard = await self._world.messages.heard(self.rank, since, enough, earliest=earliest)
         except TimeoutError:
             raise RunOver from None
         await self._present()
@@ -225,6 +226,8 @@ class SimulatedNode:
         self._write_traffic()
 
     def _write_traffic(self) -> None:
+        if Channel.MESSAGE in self._world.channels:
+            self._write("messages", **asdict(self._world.messages.traffic(self.rank)))
         if Channel.DATAGRAM not in self._world.channels:
             return
         wires, datagrams = self._world.wires, self._world.datagrams
@@ -244,4 +247,4 @@ def _digest(value: Vector) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    return round(value, 6) if isinstance(value, float) else value
+    return finite(round(value, 6)) if isinstance(value, float) else value

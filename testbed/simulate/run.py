@@ -22,6 +22,7 @@ from testbed.errors import RankError, TestbedError
 from testbed.journal import Record
 from testbed.learning.learner import build
 from testbed.plan import Plan
+from testbed.plan.model import GradientLaw
 from testbed.runfolder import RunFolder, write_json
 from testbed.simulate.clock import VirtualLoop
 from testbed.simulate.gradients import Objective
@@ -49,6 +50,7 @@ def simulate(plan: Plan, folder: Path, *, data: Path | None = None, progress: Pr
         seed=plan.seed,
         time_s=plan.run.time_s,
         gradient_s=plan.run.gradient_s,
+        gradient_law=plan.run.gradient_law,
         phase_timeout_s=plan.run.phase_timeout_s,
         evaluate_every=plan.run.evaluate_every,
         chunk_elements=chunk_elements(plan.network.mtu),
@@ -91,6 +93,7 @@ def run_algorithm(
     faults: Iterable[Fault] = (),
     node_of: Sequence[int] | None = None,
     gradient_s: float = 0.01,
+    gradient_law: GradientLaw = "constant",
     phase_timeout_s: float = 2.0,
     time_s: float | None = None,
     chunk_elements: int = 355,
@@ -105,6 +108,7 @@ def run_algorithm(
         seed=seed,
         time_s=time_s,
         gradient_s=gradient_s,
+        gradient_law=gradient_law,
         phase_timeout_s=phase_timeout_s,
         evaluate_every=max(1, steps),
         chunk_elements=chunk_elements,

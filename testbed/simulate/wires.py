@@ -175,8 +175,13 @@ class Wires:
                 draws[rows] = values[((draws[rows] + 1) / 2 * len(values)).astype(np.intp)]
         return draws
 
+    def count(self, a: int, b: int, *, seen: int, dropped: int) -> None:
+        """Packets that something else than a datagram took from node `a` to node `b`."""
+        self._seen[a, b] += seen
+        self._dropped[a, b] += dropped
+
     def counters(self) -> list[dict[str, int]]:
-        """What a kernel would have counted so far, per ordered pair of nodes: datagrams seen, dropped on purpose of
+        """What a kernel would have counted so far, per ordered pair of nodes: packets seen, dropped on purpose of
         those (and of their duplicates), and dropped because a queue was full."""
         pairs = np.argwhere(~np.eye(self.state.size, dtype=bool))
         columns = [counts[tuple(pairs.T)].tolist() for counts in (self._seen, self._dropped, self._overflow)]

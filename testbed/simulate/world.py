@@ -19,6 +19,7 @@ from testbed.core.links import LinkState
 from testbed.core.partitions import one_way
 from testbed.core.quorums import Clusters
 from testbed.learning.learner import Evaluation
+from testbed.plan.model import GradientLaw
 from testbed.simulate.collective import Collective
 from testbed.simulate.datagrams import Datagrams
 from testbed.simulate.gradients import Gradients, Objective
@@ -42,12 +43,18 @@ class Rules:
     seed: int = 0
     time_s: float | None = None
     gradient_s: float = 0.01
+    gradient_law: GradientLaw = "constant"
     phase_timeout_s: float = 2.0
     evaluate_every: int = 10
     chunk_elements: int = 355
     channels: frozenset[Channel] = frozenset(Channel)
     phases: tuple[str, ...] | None = None  # None: any, in the order in which they come up
     device: str = "cpu"
+
+
+_MEASURED = (
+    "gradients took as long as they really took (`gradient_time: measured`), so that no two runs of this plan are alike"
+)
 
 
 class World:
@@ -81,11 +88,15 @@ class World:
         )
         self.paces = Paces(rules.node_of)
         self.collective = Collective(self.size, self.wires, self.paces, self.waits)
-        self.messages = MessageNet(self.wires.state, rules.node_of, self.waits, seed=rules.seed)
+        self.messages = MessageNet(self.wires, rules.node_of, self.waits, seed=rules.seed)
         self.clusters = Clusters.of_nodes(rules.node_of.tolist())
         self.registers = Registers(self.size)
+        if rules.gradient_law == "measured":
+            notebook.write(SUPERVISOR, "warning", at_s=0.0, message=_MEASURED)
         self.stores = [Store() for _ in range(self.size)]
-        self.gradients = Gradients(objective, self.paces, gradient_s=rules.gradient_s)
+        self.gradients = Gradients(
+            objective, self.paces, gradient_s=rules.gradient_s, law=rules.gradient_law, seed=rules.seed
+        )
         self.lives: Lives | None = None  # while it runs
         self.node_of = rules.node_of.tolist()
         self.device = rules.device
@@ -219,7 +230,7 @@ class World:
     def _apply_links(self, state: LinkState) -> None:
         if state != self.wires.state:
             self.wires.set(state)
-            self.messages.set(state)
+            self.messages.look()
             self.collective.look()
             self._write_links()
 

@@ -96,7 +96,7 @@ class World:
         _run(*inside, "link", "set", inner, "up")
         _run(*inside, "link", "set", "lo", "up")
         self.interfaces[node : node + 1] = [outer]
-        self.sockets[node : node + 1] = [_in_namespace(self.namespace(node), lambda: _udp(self.addresses[node]))]
+        self.sockets[node : node + 1] = [in_namespace(self.namespace(node), lambda: _udp(self.addresses[node]))]
 
     def end_node(self, node: int) -> None:
         """As a container that is killed: its veth goes with it."""
@@ -128,10 +128,10 @@ class World:
             return socket.create_connection(at, PATIENCE_S)
 
         with ExitStack() as stack:
-            door = _in_namespace(self.namespace(receiver), lambda: socket.create_server(at))
+            door = in_namespace(self.namespace(receiver), lambda: socket.create_server(at))
             stack.callback(door.close)
             door.settimeout(PATIENCE_S)
-            outer = _in_namespace(self.namespace(sender), connected)
+            outer = in_namespace(self.namespace(sender), connected)
             stack.callback(outer.close)
             inner, _ = door.accept()
             stack.callback(inner.close)
@@ -283,7 +283,7 @@ def _udp(address: str) -> socket.socket:
     return made
 
 
-def _in_namespace(name: str, do: Callable[[], Any]) -> Any:
+def in_namespace(name: str, do: Callable[[], Any]) -> Any:
     """The result of `do`, called by a thread that has entered the namespace and ends in it."""
     result: list[Any] = []
 
