@@ -239,12 +239,6 @@ class Containers:
         finally:
             self.engine.remove_container(container)
 
-    def exec_privileged_each(
-        self, argv: Callable[[int], Sequence[str]], *, stdin: bytes = b"", timeout_s: float = 60.0
-    ) -> tuple[Done, ...]:
-        """The same in every node, a few at a time: `argv` of the node's number. In the nodes' order."""
-        return self._each(lambda node: self.exec_privileged(node, argv(node), stdin=stdin, timeout_s=timeout_s))
-
     def agent_stream(self, argv: Sequence[str], *, timeout_s: float | None = 60.0) -> ExecStream:
         """`argv` in the agent's container, with its streams; it reads the end of its input when this process dies."""
         return self.engine.exec_stream(self.agent, argv, timeout_s=timeout_s)
