@@ -20,7 +20,7 @@ COMMANDS = [
     for line in TEXT.splitlines()
     if line.startswith("$ testbed ")
 ]
-NEEDS = {"up": pytest.mark.docker, "doctor": pytest.mark.docker, "local": pytest.mark.mpi}
+NEEDS = {"local": pytest.mark.mpi} | dict.fromkeys(("up", "verify", "doctor"), pytest.mark.docker)
 
 
 def test_the_plan_of_the_readme_is_a_plan() -> None:
