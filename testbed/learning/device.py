@@ -1,8 +1,11 @@
-"""Where networks compute: this machine's processor, or its GPU through CUDA."""
+"""Where networks compute: this machine's processor, or its GPU through CUDA.
+
+torch is imported where there may be a GPU: it takes seconds to load, and a processor does without it.
+"""
 
 from __future__ import annotations
 
-import torch
+import ctypes
 
 from testbed.errors import MachineError
 from testbed.plan.model import Device
@@ -10,8 +13,10 @@ from testbed.plan.model import Device
 
 def choose_device(device: Device) -> str:
     """`device` as torch calls it; auto is the GPU where there is one. Raises MachineError, naming what is missing."""
-    if device == "cpu":
+    if device == "cpu" or (device == "auto" and not _has_driver()):
         return "cpu"
+    import torch
+
     if torch.cuda.is_available() and torch.cuda.device_count():
         return "cuda"
     if device == "auto":
@@ -25,3 +30,12 @@ def choose_device(device: Device) -> str:
         "device cuda: torch finds no GPU here",
         remedy="give the nodes GPUs (`nodes: {gpus: 1}`), see what `nvidia-smi` lists, or ask for device auto or cpu",
     )
+
+
+def _has_driver() -> bool:
+    """Without the driver's library CUDA finds no GPU, whatever is built into torch."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True

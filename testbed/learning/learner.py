@@ -68,11 +68,11 @@ def build(
 ) -> Learner:
     """The learner of `task` for `size` ranks; `data` is the folder of its prepared data set.
 
-    Data order, start and objective depend on (task, size, seed) alone. `threads` is torch's and holds for the process.
+    Data order, start and objective depend on (task, size, seed) alone. `threads` compute; that holds for the process.
     Raises MachineError where the data cannot be read or the device is missing.
     """
     parameters = settled(task.model, task.parameters)
-    # Each is imported where it is needed: torch takes seconds to load, and the objectives do without it.
+    # Each is imported where it is needed: what is not used need not be loaded.
     if MODELS[task.model].needs_data:
         from testbed.learning.networks import NetworkLearner
 
