@@ -12,7 +12,8 @@ from results_world import World, plan_of
 
 from testbed.core.intervals import binomial_interval, plausible
 from testbed.core.links import Link, LinkState
-from testbed.results.delivery import Delivery, PairDelivery, _packet_drops, deliveries
+from testbed.results.delivery import Delivery, PairDelivery, deliveries
+from testbed.results.evidence import packet_drops
 from testbed.results.records import Records
 from testbed.simulate.losses import Losses
 from testbed.simulate.matrices import Matrices
@@ -276,6 +277,37 @@ def test_more_nodes_than_a_table_holds_are_pooled(tmp_path: Path) -> None:
     assert delivery.as_asked is True
 
 
+def test_counts_in_tables_say_the_same_as_in_rows(tmp_path: Path) -> None:
+    found = []
+    for form in ("rows", "tables"):
+        world = World(tmp_path / form, plan_of(3, loss=0.1))
+        if form == "rows":
+            world.counters(5.0, {(0, 1): (600, 58), (2, 1): (500, 50)})
+        else:
+            world.supervisor(
+                "counters", 5.0, seen=[[0, 600, 0], [0] * 3, [0, 500, 0]], dropped=[[0, 58, 0], [0] * 3, [0, 50, 0]]
+            )
+        found.append(delivered(world))
+    assert pair(found[0], 0, 1).dropped == 58
+    assert found[0].pooled == found[1].pooled
+    assert [pair(each, 2, 1).as_asked for each in found] == [True, True]
+
+
+def test_a_reading_may_leave_pairs_out(tmp_path: Path) -> None:
+    # (1, 0) is missing at 4 s. Its cut comes at 5 s, between its readings at 2 s (100 seen) and 8 s (400): 250 met the
+    # link without loss, and 250 · 4 · 1/2, but at most all 300 between the readings, may have met either.
+    plan = plan_of(loss=0.0)
+    world = World(tmp_path, plan)
+    world.links(0.0, plan.network.links)
+    world.counters(2.0, {(0, 1): (100, 0), (1, 0): (100, 0)})
+    world.counters(4.0, {(0, 1): (200, 0)})
+    world.links(5.0, plan.network.links.with_cut([(1, 0)]))
+    world.counters(8.0, {(0, 1): (400, 0), (1, 0): (400, 160)})
+    back = pair(delivered(world), 1, 0)
+    assert back.expected_dropped == pytest.approx(150)
+    assert back.as_asked is True
+
+
 def test_a_delivery_survives_json(tmp_path: Path) -> None:
     world = World(tmp_path, plan_of(loss=0.125))
     world.whole_run(sent=[[0, 1000], [1000, 0]], received=[[0, 875], [875, 0]], overflow=[0, 3])
@@ -320,7 +352,7 @@ def test_an_honest_link_with_bursts_is_accused_in_about_one_run_of_a_hundred() -
     losses = Losses(nodes, np.random.default_rng(3))
     losses.set(Matrices(state))
     dice = np.random.default_rng(4)
-    asked = _packet_drops(state, (0, 1)).met_by(packets)
+    asked = packet_drops(state.links[0, 1]).met_by(packets)
     accused = 0
     for node in range(nodes):
         peers = np.delete(np.arange(nodes), node)

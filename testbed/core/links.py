@@ -6,14 +6,16 @@ Not here: how a kernel is told (network/), when a link changes (faults.py).
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-Pair = tuple[int, int]  # (from, to): the direction a packet travels
+import numpy as np
 
+from testbed.core.pairs import NONE, PairMap
+from testbed.core.pairs import Pair as Pair
+from testbed.core.pairs import all_pairs as all_pairs
 
 Distribution = Literal["uniform", "normal", "pareto"]
 
@@ -119,11 +121,6 @@ def queue_packets(link: Link) -> int:
 ATTRIBUTES: tuple[str, ...] = tuple(Link.__dataclass_fields__)
 
 
-def all_pairs(size: int) -> tuple[Pair, ...]:
-    """Every ordered pair of different nodes, in order."""
-    return tuple((a, b) for a in range(size) for b in range(size) if a != b)
-
-
 @dataclass(frozen=True)
 class LinkState:
     """The whole network at one instant, over nodes 0..size-1. `links` holds every ordered pair of different nodes.
@@ -138,29 +135,52 @@ class LinkState:
     downlinks: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        pairs = set(all_pairs(self.size))
-        if set(self.links) != pairs:
-            raise ValueError(f"links must hold each of the {len(pairs)} ordered pairs of {self.size} nodes")
-        if not self.cut <= pairs:
-            raise ValueError(f"cut names pairs that do not exist: {sorted(self.cut - pairs)}")
+        try:
+            links = PairMap.of(self.size, self.links)
+        except ValueError as error:
+            pairs = self.size * (self.size - 1)
+            raise ValueError(f"links must hold each of the {pairs} ordered pairs of {self.size} nodes") from error
+        strange = [pair for pair in self.cut if not _is_pair(pair, self.size)]
+        if strange:
+            raise ValueError(f"cut names pairs that do not exist: {sorted(strange)}")
         if any(not 0 <= node < self.size or rate_bps <= 0 for node, rate_bps in self.downlinks.items()):
             raise ValueError(f"downlinks are positive rates of nodes 0..{self.size - 1}, not {dict(self.downlinks)}")
-        object.__setattr__(self, "links", MappingProxyType(dict(self.links)))
+        object.__setattr__(self, "links", links)
         object.__setattr__(self, "downlinks", MappingProxyType(dict(self.downlinks)))
 
     @classmethod
     def uniform(cls, size: int, link: Link = Link()) -> LinkState:
-        return cls(size, dict.fromkeys(all_pairs(size), link))
+        return cls(size, PairMap.uniform(size, link))
+
+    @property
+    def by_kind(self) -> PairMap[Link]:
+        """`links`, for whom the different ones are enough."""
+        assert isinstance(self.links, PairMap)
+        return self.links
+
+    @property
+    def kinds(self) -> tuple[Link, ...]:
+        """The different links that there are."""
+        return self.by_kind.kinds
 
     def changed(self, pairs: Iterable[Pair], attributes: Mapping[str, Any]) -> LinkState:
         """With `attributes` (names of `Link` fields) set on `pairs`, everything else as it was."""
-        links = dict(self.links)
+        after: dict[Link, Link] = {}  # pairs are many, different links are few
+        links: dict[Pair, Link] = {}
         for pair in pairs:
-            links[pair] = replace(links[pair], **attributes)
-        return replace(self, links=links)
+            before = self.links[pair]
+            if before not in after:
+                after[before] = replace(before, **attributes)
+            links[pair] = after[before]
+        return replace(self, links=self.by_kind.replaced(links))
 
     def with_cut(self, cut: Iterable[Pair]) -> LinkState:
         return replace(self, cut=frozenset(cut))
+
+    @property
+    def loses(self) -> bool:
+        """Whether any packet of any pair may be lost, cuts included."""
+        return bool(self.cut) or any(link.missing > 0 for link in self.kinds)
 
     def loss(self, pair: Pair) -> float:
         """The probability that of a packet of `pair` nothing arrives intact now, cuts included."""
@@ -169,22 +189,31 @@ class LinkState:
     def to_json(self) -> dict[str, Any]:
         """The link that most pairs have stands once, as `default`; `links` are the others, each with what differs from
         a clean link. A thousand nodes have a million pairs, and mostly one kind of link."""
-        default, _ = Counter(self.links.values()).most_common(1)[0] if self.links else (Link(), 0)
-        others = sorted((item for item in self.links.items() if item[1] != default), key=lambda item: item[0])
+        counts = self.by_kind.counts()
+        most = counts.index(max(counts)) if counts else 0
+        default = self.kinds[most] if counts else Link()
+        rows = [link_to_json(link) for link in self.kinds]
+        kind_of = self.by_kind.kind_of
+        others = np.argwhere((kind_of != most) & (kind_of != NONE)).tolist()
         return {
             "size": self.size,
             "default": link_to_json(default),
-            "links": [{"from": a, "to": b, **link_to_json(link)} for (a, b), link in others],
+            "links": [{"from": a, "to": b, **rows[kind_of[a, b]]} for a, b in others],
             "cut": sorted(self.cut),
             "downlinks": {str(node): rate_bps for node, rate_bps in sorted(self.downlinks.items())},
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LinkState:
-        links = dict.fromkeys(all_pairs(data["size"]), link_from_json(data["default"]))
-        links |= {(row["from"], row["to"]): link_from_json(row) for row in data["links"]}
+        links = PairMap.uniform(data["size"], link_from_json(data["default"]))
+        links = links.replaced({(row["from"], row["to"]): link_from_json(row) for row in data["links"]})
         downlinks = {int(node): rate_bps for node, rate_bps in data["downlinks"].items()}
         return cls(data["size"], links, frozenset((a, b) for a, b in data["cut"]), downlinks)
+
+
+def _is_pair(pair: Pair, size: int) -> bool:
+    a, b = pair
+    return 0 <= a < size and 0 <= b < size and a != b
 
 
 def link_to_json(link: Link) -> dict[str, Any]:

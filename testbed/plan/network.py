@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from testbed.core.links import Link, LinkState, Pair
+from testbed.core.pairs import PairMap
 from testbed.plan.complaints import Complaints
 from testbed.plan.kinds import Values
 from testbed.plan.link_keys import LINK_KEYS
@@ -21,16 +22,18 @@ def build_network(values: Values | None, *, nodes: Sequence[NodeSpec], seed: int
     if values is None:
         return Network(replace(LinkState.uniform(size), downlinks=downlinks))
     joined = build_topology(values.get("topology"), Site(values.get("default"), size, seed, complaints))
+    links = joined.links
     for entry in values.get("links", ()):
-        _override(joined.links, entry, size, complaints)
-    state = LinkState(size, joined.links, joined.cut, downlinks)
+        links = _overridden(links, entry, size, complaints)
+    state = LinkState(size, links, joined.cut, downlinks)
     settings = values.arguments("backend", "mtu", "offloads", "congestion_control")
     return Network(state, topology=joined.topology, **settings)
 
 
-def _override(links: dict[Pair, Link], entry: Values, size: int, complaints: Complaints) -> None:
+def _overridden(links: PairMap[Link], entry: Values, size: int, complaints: Complaints) -> PairMap[Link]:
     attributes = entry.arguments(*LINK_KEYS)
     changed: dict[Link, Link] = {}  # pairs are many, different links are few
+    after_all: dict[Pair, Link] = {}
     for pair in sorted(pairs_of(entry, size, complaints)):
         before = links[pair]
         if before not in changed:
@@ -38,6 +41,7 @@ def _override(links: dict[Pair, Link], entry: Values, size: int, complaints: Com
             if jitter_exceeds_delay(after):
                 key = "jitter" if "jitter" in entry else "delay"
                 complaints.add(entry.at(key), *jitter_complaint(after, f"link {show_pair(pair)} then has"))
-                return
+                return links.replaced(after_all)
             changed[before] = replace(before, **attributes)
-        links[pair] = changed[before]
+        after_all[pair] = changed[before]
+    return links.replaced(after_all)

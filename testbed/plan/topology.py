@@ -9,9 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from testbed.core import topologies, wan
 from testbed.core.dice import graph_rng
-from testbed.core.links import Link, Pair, all_pairs
+from testbed.core.links import Link, Pair
+from testbed.core.pairs import PairMap
 from testbed.core.topologies import Neighbours, Topology, Unconnected
 from testbed.plan.complaints import Complaints, nearest
 from testbed.plan.document import Item
@@ -29,7 +33,7 @@ class Joined:
     """What a topology comes to: a link for every ordered pair, and the pairs that are cut for good."""
 
     topology: Topology
-    links: dict[Pair, Link]
+    links: PairMap[Link]
     cut: frozenset[Pair] = frozenset()
 
 
@@ -61,14 +65,14 @@ class Site:
 
     def nothing(self) -> Joined:
         """Where something was complained about: it does not count, but the rest of the plan is read."""
-        return Joined(Topology(), dict.fromkeys(all_pairs(self.size), Link()))
+        return Joined(Topology(), PairMap.uniform(self.size, Link()))
 
 
 def build_topology(values: Values | None, site: Site) -> Joined:
     """`values` of the section `network.topology`, None where the plan has none: every two nodes have a link."""
     kind = "full" if values is None else values.get("kind")
     if values is None or kind == "full":
-        return Joined(Topology(), dict.fromkeys(all_pairs(site.size), site.default_link()))
+        return Joined(Topology(), PairMap.uniform(site.size, site.default_link()))
     if kind in _NEIGHBOURS:
         return _neighbours(site, values)
     return {"clusters": _clusters, "regions": _regions, "graph": _graph}[kind](site, values)
@@ -93,7 +97,7 @@ def _neighbours(site: Site, values: Values) -> Joined:
         return site.nothing()
     if values.get("beyond") != "cut":
         return Joined(topology, links)
-    return Joined(topology, dict.fromkeys(links, link), frozenset(links) - frozenset(edges))
+    return Joined(topology, PairMap.uniform(site.size, link), frozenset(links) - frozenset(edges))
 
 
 def _unconnected(error: Unconnected) -> str:
@@ -162,10 +166,18 @@ def _clusters(site: Site, values: Values) -> Joined:
     for key, whose in (("intra", "every link within a cluster has"), ("inter", "every link between clusters has")):
         inner: Values | None = values.get(key)
         links[key] = site.link({**site.attributes, **(inner.arguments() if inner else {})}, whose, inner)
-    of = {node: index for index, nodes in enumerate(groups) for node in nodes}
-    all_links = {(a, b): links["intra" if of[a] == of[b] else "inter"] for a, b in all_pairs(site.size)}
+    of = _group_of(groups, site.size)
+    all_links = PairMap([links["intra"], links["inter"]], np.not_equal.outer(of, of).astype(np.int32))
     named = {f"cluster {index}": nodes for index, nodes in enumerate(groups)}
     return Joined(Topology("clusters", groups=named), all_links)
+
+
+def _group_of(groups: Sequence[Sequence[int]], size: int) -> NDArray[np.intp]:
+    """[n]: the place among `groups` of each node's."""
+    of = np.zeros(size, np.intp)
+    for index, nodes in enumerate(groups):
+        of[list(nodes)] = index
+    return of
 
 
 def _cluster_groups(site: Site, values: Values) -> list[tuple[int, ...]] | None:
@@ -208,8 +220,10 @@ def _regions(site: Site, values: Values) -> Joined:
             where = f"within {a}" if a == b else f"between {a} and {b}"
             delay = {"delay_s": times_s[pair] / 2} if pair in times_s else {}
             links[pair] = site.link({**site.attributes, **delay}, f"the links {where} have")
-    of = {node: name for name, nodes in groups.items() for node in nodes}
-    all_links = {(a, b): links[frozenset((of[a], of[b]))] for a, b in all_pairs(site.size)}
+    of = _group_of(list(groups.values()), site.size)
+    number = {pair: index for index, pair in enumerate(links)}
+    of_groups = np.array([[number.get(frozenset((a, b)), 0) for b in groups] for a in groups], np.int32)
+    all_links = PairMap(list(links.values()), of_groups[np.ix_(of, of)])
     return Joined(Topology("regions", groups=groups), all_links)
 
 
@@ -297,7 +311,7 @@ def _graph(site: Site, values: Values) -> Joined:
     if len(site.complaints.found) > before or not whole:
         return site.nothing()
     try:
-        links = topologies.collapse(site.size, edges)
+        links = PairMap.of(site.size, topologies.collapse(site.size, edges))
     except Unconnected as error:
         site.complaints.add(values.at("edges"), _unconnected(error), "add an edge")
         return site.nothing()

@@ -27,7 +27,10 @@ def delayed_packets_per_step(plan: Plan, states: Iterable[LinkState]) -> float:
     pairs = size * (size - 1)
     if not pairs:
         return 0.0
-    late = max(sum(link.delay_s > 0 for link in state.links.values()) for state in states)
+    late = max(
+        sum(count for link, count in zip(state.kinds, state.by_kind.counts(), strict=True) if link.delay_s > 0)
+        for state in states
+    )
     return _packets_per_step(plan) * late / pairs
 
 

@@ -27,6 +27,7 @@ from testbed.simulate.wires import Ranks, Wires
 OVER = np.iinfo(np.int64).max  # the step of a rank that has left
 
 Suspicion = Callable[[int, int, bool], None]  # (rank, peer, whether it was heard again)
+Acceptance = Callable[[int, int], None]  # (rank, peer)
 Presence = Callable[[int], Awaitable[None]]  # returns when the rank may act
 
 
@@ -59,12 +60,14 @@ class Datagrams:
         phases: Sequence[str] | None,
         ceiling_s: float,
         on_suspicion: Suspicion,
+        on_acceptance: Acceptance,
         present: Presence,
     ) -> None:
         self._size = size
         self._wires = wires
         self._waits = waits
         self._on_suspicion = on_suspicion
+        self._on_acceptance = on_acceptance
         self._present = present
         self._ceiling_s = ceiling_s
         self._names = list(phases or ())
@@ -74,13 +77,14 @@ class Datagrams:
         self._step = np.zeros(size, np.int64)  # in which each rank is
         self._gone_s = np.full((size, size), NEVER)  # [s, r]
         self._peers = [np.delete(np.arange(size), rank) for rank in range(size)]
+        self._returned = np.zeros((size, size), bool)  # [r, s]: s lives anew, and r has used nothing of that life yet
         self._late = np.zeros(size, np.int64)  # [r]: of the phases that are no longer kept
 
     def scatter(self, rank: int, tag: Tag, rows: Rows, to: Ranks) -> None:
-        if to.shape != rows.shape[:1] or len(np.unique(to)) != len(to):
-            raise ValueError(f"one row per rank: {len(rows)} rows cannot go to {to.tolist()}")
         if to.size and not 0 <= to.min() <= to.max() < self._size:
             raise ValueError(f"there are ranks 0..{self._size - 1}, and rows for {to.tolist()}")
+        if to.shape != rows.shape[:1] or np.bincount(to).max(initial=0) > 1:
+            raise ValueError(f"one row per rank: {len(rows)} rows cannot go to {to.tolist()}")
         row_for = np.full(self._size, -1)
         row_for[to] = np.arange(len(to))
         row_for = np.delete(row_for, rank)
@@ -136,6 +140,8 @@ class Datagrams:
 
     def _tell(self, gathering: _Gathering, sender: int, news: Some) -> None:
         """`news` [r]: for whom it is settled now when they will know `sender` to be done."""
+        if not gathering.waits:
+            return
         hit = news & gathering.expected[:, sender]
         gathering.unknown[hit] -= 1
         for rank in np.flatnonzero(hit & (gathering.unknown == 0)):
@@ -155,7 +161,12 @@ class Datagrams:
         patience.learn(tag[0], phase, expected, begun_s=begun_s, now_s=now_s, late=late)
         for peer in patience.judge(phase, expected, now_s=now_s):
             self._on_suspicion(rank, peer, False)
-        return phase.arrivals(rank, now_s, late=late)
+        arrivals = phase.arrivals(rank, now_s, late=late)
+        if self._returned[rank].any():
+            for peer in arrivals.senders[self._returned[rank, arrivals.senders] & phase.sent[arrivals.senders]]:
+                self._returned[rank, peer] = False
+                self._on_acceptance(rank, int(peer))
+        return arrivals
 
     def _forgive(self, rank: int, tag: Tag) -> None:
         # One step behind counts as being there: a peer that comes back skips to where the others were when it looked,
@@ -196,6 +207,7 @@ class Datagrams:
 
     def revive(self, rank: int) -> None:
         """`rank`, which is dead, begins anew."""
+        self._returned[:, rank], self._returned[rank] = True, False
         self._step[rank] = 0
         self._patience[rank] = Patience(rank, self._size, ceiling_s=self._ceiling_s)
         for gathering in self._gatherings.values():

@@ -38,7 +38,7 @@ class Losses:
         """Of the packets that `exists` [k, c], sent from node `a` to the nodes `b` [k] of one link each, where no link
         duplicates any."""
         links = self._links
-        lost: Packets = dice.random(exists.shape) < links.loss[a][b][:, None]
+        lost: Packets = np.asfortranarray(dice.random(exists.shape) < links.loss[a][b][:, None])
         if links.leave is not None and (bursts := links.leave[a, b] > 0).any():
             lost[bursts], _ = self._in_bursts(a, b[bursts], exists[bursts], None, dice)
         if links.cut is not None:

@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core.links import Distribution, Link, LinkState, all_pairs, gilbert, queue_packets
+from testbed.core.links import Distribution, Link, LinkState, gilbert, queue_packets
 
 Matrix = NDArray[np.float64]
 
@@ -21,12 +21,8 @@ ENDLESS = np.inf
 
 class Matrices:
     def __init__(self, state: LinkState) -> None:
-        links = [state.links[pair] for pair in all_pairs(state.size)]
-        kinds = {id(link): link for link in links}  # mostly a handful, whatever the number of pairs
-        place = {kind: index for index, kind in enumerate(kinds)}
-        self._size = state.size
-        self._kinds = list(kinds.values())
-        self._kind_of = np.array([place[id(link)] for link in links], np.intp)
+        self._kinds = state.kinds  # mostly a handful, whatever the number of pairs
+        self._kind_of = state.by_kind.kind_of
 
         self.loss = self._matrix([link.loss for link in self._kinds])
         self.delay_s = self._matrix([link.delay_s for link in self._kinds])
@@ -49,10 +45,7 @@ class Matrices:
             self.cut[tuple(np.array(sorted(state.cut)).T)] = True
 
     def _matrix(self, values: list[float], of_itself: float = 0.0) -> Matrix:
-        matrix = np.full((self._size, self._size), of_itself)
-        if values:
-            matrix[~np.eye(self._size, dtype=bool)] = np.array(values)[self._kind_of]
-        return matrix
+        return np.array([*values, of_itself])[self._kind_of]  # of itself: kind -1, the last one
 
     def _some(self, values: list[float]) -> Matrix | None:
         return self._matrix(values) if any(values) else None

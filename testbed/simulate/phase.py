@@ -27,7 +27,7 @@ class Phase:
         self._size = size
         self._chunk_elements = chunk_elements
         self._rows: Rows | None = None  # [s, 1 or r, w]: one for all receivers, or one for each
-        self._chunk_s: Times = np.full((size, size, 1), NEVER)  # [s, r, c]
+        self._chunk_s: Times = np.full((1, size, size), NEVER)  # [c, s, r]
         self._mark_s = np.full((size, size), NEVER)
         self.first_s = np.full((size, size), NEVER)
         self.known_s = gone_s.copy()
@@ -44,14 +44,18 @@ class Phase:
         self._hold(sender, to, rows, with_row)
         self.sent[sender] = True
         # The lesser of two, because a former life of the sender may have sent the same.
-        self._chunk_s[sender, to] = np.minimum(self._chunk_s[sender, to], flight.chunks)
-        self._mark_s[sender, to] = np.minimum(self._mark_s[sender, to], flight.mark)
         first_s = np.minimum(flight.mark, flight.chunks.min(axis=1))
-        self.first_s[sender, to] = np.minimum(self.first_s[sender, to], first_s)
+        for row, times_s in (
+            *zip(self._chunk_s[:, sender], flight.chunks.T, strict=True),
+            (self._mark_s[sender], flight.mark),
+            (self.first_s[sender], first_s),
+        ):
+            row[to] = np.minimum(row[to], times_s)
         whole_s = np.full(self._size, NEVER)
         whole_s[to] = np.where(with_row, flight.chunks.max(axis=1), flight.mark)
         self.whole_s[sender] = whole_s
-        self.late += self.closed * np.isfinite(self._chunk_s[sender]).sum(axis=1)
+        if self.closed.any():
+            self.late += self.closed * np.isfinite(self._chunk_s[:, sender]).sum(axis=0)
         return self._know(sender, np.minimum(whole_s, self._mark_s[sender]))
 
     def show(self, sender: int, further_s: Times) -> Some:
@@ -63,7 +67,7 @@ class Phase:
     def forget(self, receiver: int) -> None:
         """`receiver` is dead: nothing has come for it, and nothing that is under way will."""
         for times in (self._chunk_s, self._mark_s, self.first_s, self.known_s, self.whole_s):
-            times[:, receiver] = NEVER
+            times[..., receiver] = NEVER
         self.closed[receiver] = True
 
     def readmit(self, rank: int) -> None:
@@ -80,7 +84,7 @@ class Phase:
         if self._rows is None:
             chunks = max(1, -(-rows.shape[1] // self._chunk_elements))
             self._rows = np.empty((self._size, 1, rows.shape[1]), np.float32)
-            self._chunk_s = np.full((self._size, self._size, chunks), NEVER)
+            self._chunk_s = np.full((chunks, self._size, self._size), NEVER)
         if rows.shape[1] != self._rows.shape[2]:
             others = self._rows.shape[2]
             raise ValueError(f"rank {sender} sends rows of {rows.shape[1]} elements where others send {others}")
@@ -93,30 +97,33 @@ class Phase:
 
     def all_known_s(self, receiver: int, expected: Some) -> float:
         """When all `expected` [s] are known to be done."""
-        return float(self.known_s[expected, receiver].max(initial=0.0))
+        return float(self.known_s[:, receiver].max(where=expected, initial=0.0))
 
     def all_whole_s(self, receiver: int, expected: Some) -> float:
         """When nothing is missing of the `expected` [s]."""
-        return float(self.whole_s[expected, receiver].max(initial=0.0))
+        return float(self.whole_s[:, receiver].max(where=expected, initial=0.0))
 
     def lag_s(self, receiver: int, now_s: float) -> float:
         """How far data have come behind the mark that was sent after them, at most; 0 where all kept the order."""
-        chunk_s = self._chunk_s[:, receiver]
-        last_s = np.where(chunk_s <= now_s, chunk_s, 0.0).max(axis=1)
+        chunk_s = self._chunk_s[:, :, receiver]
+        last_s = np.where(chunk_s <= now_s, chunk_s, 0.0).max(axis=0)
         return max(0.0, float((last_s - self._mark_s[:, receiver]).max()))
 
     def close(self, receiver: int, now_s: float) -> None:
         """Whatever else comes for `receiver` is late."""
         if not self.closed[receiver]:
             self.closed[receiver] = True
-            chunk_s = self._chunk_s[:, receiver]
+            chunk_s = self._chunk_s[:, :, receiver]
             self.late[receiver] += np.count_nonzero((chunk_s > now_s) & np.isfinite(chunk_s))
 
     def arrivals(self, receiver: int, now_s: float, *, late: bool) -> Arrivals:
-        here = self._chunk_s[:, receiver] <= now_s  # [s, c]
-        senders = np.flatnonzero(here.any(axis=1))
+        here = self._chunk_s[:, :, receiver] <= now_s  # [c, s]
+        senders = np.flatnonzero(here.any(axis=0))
         if self._rows is None:  # nobody has sent a thing
             return Arrivals(senders, np.empty((0, 0), np.float32), np.empty((0, 0), bool), late)
         rows = self._rows[senders, receiver if self._rows.shape[1] > 1 else 0]
-        mask = np.repeat(here[senders], self._chunk_elements, axis=1)[:, : rows.shape[1]]
+        if len(here) == 1:  # a row is one datagram: there is no part of it
+            return Arrivals(senders, rows, np.ones(rows.shape, bool), late)
+        chunk_of = np.arange(rows.shape[1]) // self._chunk_elements
+        mask = here[:, senders].T[:, chunk_of]
         return Arrivals(senders, np.where(mask, rows, np.float32(0)), mask, late)

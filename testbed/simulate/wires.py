@@ -104,35 +104,35 @@ class Wires:
     def send(self, rank: int, to: Ranks, with_row: NDArray[np.bool_], width: int, now_s: float) -> Flight:
         """`rank` sends, to each of `to` [k], a row of `width` elements where `with_row` [k], then the marks."""
         chunks = self.chunks_of(width)
-        exists = np.ones((len(to), chunks + MARKS), bool)
+        exists = np.ones((len(to), chunks + MARKS), bool, order="F")  # as all [k, c] here: sums over c are quick so
         exists[:, :chunks] = with_row[:, None]
-        self.sent[rank, to] += exists.sum(axis=1)
+        _add(self.sent[rank], to, exists.sum(axis=1))
         nbytes = self._nbytes_of(width)
         slots = self._slot_of[to]
         if not slots.any():  # every node has one rank
             arrival_s = self._carry(rank, to, exists, nbytes, now_s)
         else:
-            arrival_s = np.empty(exists.shape)
+            arrival_s = np.empty(exists.shape, order="F")
             for k in one_of_each(self._node_of[to], slots):
-                arrival_s[k] = self._carry(rank, to[k], exists[k], nbytes, now_s)
+                arrival_s[k] = self._carry(rank, to[k], np.asfortranarray(exists[k]), nbytes, now_s)
         if self._dead is not None:
             arrival_s[self._dead[to]] = np.inf
-        self.received[rank, to] += np.isfinite(arrival_s).sum(axis=1)
+        _add(self.received[rank], to, np.isfinite(arrival_s).sum(axis=1))
         return Flight(arrival_s[:, :chunks], arrival_s[:, chunks:].min(axis=1))
 
     def _carry(self, rank: int, to: Ranks, exists: Packets, nbytes: NDArray[np.int64], now_s: float) -> Times:
         """[k, c]: when the packets that `exists` are there, to ranks of as many different nodes."""
         a, b, dice = int(self._node_of[rank]), self._node_of[to], self._dice[rank]
-        self._seen[a, b] += exists.sum(axis=1)
+        _add(self._seen[a], b, exists.sum(axis=1))
         if self._links.duplicate is None:
             lost = self._losses.lost(a, b, exists, dice)
-            self._dropped[a, b] += lost.sum(axis=1)
+            _add(self._dropped[a], b, lost.sum(axis=1))
             return self._arrival_s(a, b, exists ^ lost, nbytes, now_s, dice)
         first, second, dropped = self._losses.sent_on(a, b, exists, dice)
-        self._dropped[a, b] += dropped
+        _add(self._dropped[a], b, dropped)
         both = np.stack([first, second], axis=2).reshape(len(to), -1)  # a copy goes right behind the other
         arrival_s = self._arrival_s(a, b, both, np.repeat(nbytes, 2), now_s, dice).reshape(*exists.shape, 2)
-        self.twice[rank, to] += np.isfinite(arrival_s).all(axis=2).sum(axis=1)
+        _add(self.twice[rank], to, np.isfinite(arrival_s).all(axis=2).sum(axis=1))
         earliest_s: Times = arrival_s.min(axis=2)
         return earliest_s
 
@@ -144,10 +144,10 @@ class Wires:
         served_s: Times | float = now_s
         if not self._queues.are_empty:
             over = self._queues.overflowing(a, b, on, now_s)
-            self._overflow[a, b] += over.sum(axis=1)
+            _add(self._overflow[a], b, over.sum(axis=1))
             on = on & ~over
             served_s = self._queues.served_s(a, b, on, nbytes, now_s)
-        arrival_s: Times = np.empty(on.shape)
+        arrival_s: Times = np.empty(on.shape, order="F")
         arrival_s[:] = served_s + links.delay_s[a][b][:, None]
         if links.jitter_s is not None and (jitter_s := links.jitter_s[a][b]).any():
             arrival_s += jitter_s[:, None] * self._jitter(a, b, on, dice)
@@ -180,15 +180,24 @@ class Wires:
         self._seen[a, b] += seen
         self._dropped[a, b] += dropped
 
+    def count_tables(self) -> dict[str, list[list[int]]]:
+        """What a kernel would have counted so far, for all ordered pairs of nodes [from][to]: packets seen, dropped on
+        purpose of those (and of their duplicates), and dropped because a queue was full."""
+        return {"seen": self._seen.tolist(), "dropped": self._dropped.tolist(), "overflow": self._overflow.tolist()}
+
     def counters(self) -> list[dict[str, int]]:
-        """What a kernel would have counted so far, per ordered pair of nodes: packets seen, dropped on purpose of
-        those (and of their duplicates), and dropped because a queue was full."""
+        """The same, a row for each pair, as a kernel's counters are read."""
         pairs = np.argwhere(~np.eye(self.state.size, dtype=bool))
         columns = [counts[tuple(pairs.T)].tolist() for counts in (self._seen, self._dropped, self._overflow)]
         return [
             {"from": a, "to": b, "seen": seen, "dropped": dropped, "overflow": overflow}
             for (a, b), seen, dropped, overflow in zip(pairs.tolist(), *columns, strict=True)
         ]
+
+
+def _add(row: NDArray[np.int64], places: NDArray[np.intp], numbers: NDArray[np.int64]) -> None:
+    """To a row of counts, at `places` that differ. (Of a view on one row, which is quicker than of the whole table.)"""
+    row[places] += numbers
 
 
 def _only(size: int, chosen: Iterable[int]) -> NDArray[np.bool_] | None:
