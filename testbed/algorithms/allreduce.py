@@ -1,7 +1,8 @@
 """AllReduce SGD: every step averages the gradients of all ranks, exactly.
 
-x ← x − η · mean_i g_i, by MPI_Allreduce on a float32 buffer. Over TCP a lost packet is only lateness; a dead rank ends
-the job. Replicas stay bit-identical, because every rank adds the same bits to the same bits.
+x ← x − η · mean_i g_i, by MPI_Allreduce on a float32 buffer. Over TCP a lost packet is only lateness. What a dead
+rank does to the job, `on_crash` says: it stops, starts again, or shrinks, and then the mean is over who is left.
+Replicas stay bit-identical, because every rank adds the same bits to the same bits.
 """
 
 from __future__ import annotations

@@ -88,6 +88,11 @@ class RunOver(Exception):
     """What was waited for will not come, because the run is over. Algorithms let it pass; the arm ends the rank."""
 
 
+class PeersLost(Exception):
+    """Peers of a collective died, and the others are to go on without them. Algorithms let it pass; the arm starts them
+    again, of fewer ranks, at the newest step that all who are left hold."""
+
+
 class Node(Protocol):
     """One rank, as its algorithm sees it."""
 
@@ -96,7 +101,7 @@ class Node(Protocol):
 
     @property
     def size(self) -> int:
-        """How many ranks there are."""
+        """How many ranks there are; of a collective that shrank, how many are left."""
         ...
 
     @property
@@ -137,7 +142,8 @@ class Node(Protocol):
         ...
 
     async def allreduce(self, x: Vector) -> Vector:
-        """Collective: the sum over all ranks of `x` [d], the same bits on every rank. Hangs while a peer is away."""
+        """Collective: the sum over all ranks of `x` [d], the same bits on every rank. Hangs while a peer is away;
+        raises PeersLost where it is not to come back."""
         ...
 
     @property

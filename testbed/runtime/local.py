@@ -41,12 +41,15 @@ class LocalJob:
         size: int,
         threads: int = 1,
         environment: Mapping[str, str] | None = None,
+        fault_tolerant: bool = False,
     ) -> None:
+        """`fault_tolerant`: a rank that is killed does not end the others (ULFM)."""
         self._argv = local_argv(
             rank_command(program, run_folder=folder.path),
             mpirun=find_mpirun(),
             size=size,
             environment={**rank_environment(threads), **(environment or {})},
+            fault_tolerant=fault_tolerant,
         )
         self.log = folder.control / "mpirun.log"
         self._process: subprocess.Popen[bytes] | None = None

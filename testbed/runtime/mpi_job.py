@@ -14,24 +14,36 @@ from types import TracebackType
 from testbed.errors import RankError, TestbedError
 from testbed.runfolder import tail
 from testbed.runtime.containers import RUN_FOLDER, Containers
-from testbed.runtime.mpirun import LAUNCH_SCRIPT, containers_argv, rank_command, rank_environment
+from testbed.runtime.mpirun import LAUNCH_SCRIPT, LIFE, containers_argv, rank_command, rank_environment
 
 LOOK_S = 0.02  # between looks into the launch folder
 LAUNCH_DEADLINE_S = 60.0  # for mpirun to have asked for every container
 KILL_DEADLINE_S = 5.0  # for mpirun to end its ranks when asked to
+_MINE = 'grep -lzx "TMPDIR=$0" /proc/[0-9]*/environ 2>/dev/null'  # /proc/<pid>/environ of each process of a job
 
 
 class MpiJob:
     """A context manager; leaving it ends the job."""
 
     def __init__(
-        self, containers: Containers, program: Sequence[str], *, environment: Mapping[str, str] | None = None
+        self,
+        containers: Containers,
+        program: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        life: int = 0,
+        fault_tolerant: bool = False,
     ) -> None:
-        """`program` is what every rank runs; it finds the run's folder at /testbed/run."""
+        """`program` is what every rank runs; it finds the run's folder at /testbed/run. `life` counts the jobs of the
+        run before this one; `fault_tolerant`: a rank that is killed does not end the others (ULFM)."""
         self._containers = containers
         self._program = rank_command(program, run_folder=RUN_FOLDER)
-        self._environment = {**rank_environment(containers.plan.run.threads), **(environment or {})}
-        self._folder = containers.folder.control / "launch"
+        self._environment = {**rank_environment(containers.plan.run.threads), LIFE: str(life), **(environment or {})}
+        self._folder = containers.folder.control / (f"launch-{life}" if life else "launch")
+        # Of an mpirun that was killed the temporary files are still there, and with its pid in a container started
+        # anew the next one would find them and fail.
+        self._temporary = f"/tmp/job-{life}"
+        self._fault_tolerant = fault_tolerant
         self._exec_id: str | None = None
         self._stop = threading.Event()
         self._launcher: threading.Thread | None = None
@@ -58,11 +70,12 @@ class MpiJob:
             data=str(subnets.data),
             launch_agent=f"/bin/sh {inside}/agent.sh {inside}",
             environment=self._environment,
+            fault_tolerant=self._fault_tolerant,
         )
         # its pid is written down, because only inside its container may it be sent a signal
-        script = 'echo $$ > "$0/mpirun.pid"; exec "$@" > "$0/mpirun.log" 2>&1 < /dev/null'
+        script = 'mkdir -p "$TMPDIR"; echo $$ > "$0/mpirun.pid"; exec "$@" > "$0/mpirun.log" 2>&1 < /dev/null'
         self._exec_id = self._containers.engine.exec_detached(
-            nodes[0].container, ["/bin/sh", "-c", script, str(inside), *argv], environment={}
+            nodes[0].container, ["/bin/sh", "-c", script, str(inside), *argv], environment={"TMPDIR": self._temporary}
         )
         self._launcher = threading.Thread(target=self._launch, name="launcher", daemon=True)
         self._launcher.start()
@@ -74,6 +87,15 @@ class MpiJob:
         if self._exec_id is None:
             raise RankError("the job was not started")
         return self._containers.engine.exec_status(self._exec_id)
+
+    def lives_in(self, node: int) -> bool:
+        """Whether a process of the job runs in that node's container: whatever it started has its TMPDIR."""
+        return self._containers.exec(node, ["sh", "-c", f"{_MINE} | grep -q .", self._temporary]).status == 0
+
+    def end_in(self, node: int) -> None:
+        """SIGKILL of all its processes there."""
+        script = f"for pid in $({_MINE} | cut -d/ -f3); do kill -KILL $pid; done 2>/dev/null; true"
+        self._containers.exec(node, ["sh", "-c", script, self._temporary])
 
     def kill(self) -> None:
         """End mpirun and with it all ranks. No harm where they have ended."""
@@ -107,8 +129,10 @@ class MpiJob:
                     container = awaited.pop(path.stem, None)
                     if container is not None:
                         log = RUN_FOLDER / path.with_suffix(".log").relative_to(self._containers.folder.path)
-                        argv = ["/bin/sh", "-c", f'exec > "$0" 2>&1 < /dev/null; {path.read_text()}', str(log)]
-                        self._containers.engine.exec_detached(container, argv, environment={})
+                        script = f'mkdir -p "$TMPDIR"; exec > "$0" 2>&1 < /dev/null; {path.read_text()}'
+                        self._containers.engine.exec_detached(
+                            container, ["/bin/sh", "-c", script, str(log)], environment={"TMPDIR": self._temporary}
+                        )
                 if not awaited or self._stop.wait(LOOK_S):
                     return
             silent = ", ".join(sorted(awaited))

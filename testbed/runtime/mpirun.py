@@ -12,6 +12,9 @@ from pathlib import Path
 LOOPBACK = "127.0.0.0/8"
 FIRST_RANK = "TESTBED_FIRST_RANK"  # in a rank's environment: what to add to its number in its own job; not there: 0
 LIFE = "TESTBED_LIFE"  # in a rank's environment: how often it has been started before; not there: never
+# ULFM: a rank that dies does not end the job, and its peers' calls say so. `han`, the collectives that Open MPI prefers
+# over several hosts, are not made for that.
+FAULT_TOLERANT = ("--with-ft", "ulfm", "--mca", "coll", "^han")
 
 # Run by mpirun for every other container: host, then a command for a shell there. It only writes the command down, all
 # or nothing, and returns: who reads the folder starts it there, so that no container needs to see the Docker socket.
@@ -54,6 +57,7 @@ def containers_argv(
     data: str,
     launch_agent: str,
     environment: Mapping[str, str],
+    fault_tolerant: bool = False,
 ) -> list[str]:
     """mpirun inside the first container for one job over all.
 
@@ -64,6 +68,7 @@ def containers_argv(
     transports = "tcp,self" if max(ranks.values()) == 1 else "tcp,self,sm"
     return [
         "mpirun",
+        *(FAULT_TOLERANT if fault_tolerant else ()),
         "--allow-run-as-root",
         *("--host", ",".join(f"{host}:{count}" for host, count in ranks.items())),
         *("-n", str(sum(ranks.values()))),
@@ -90,10 +95,18 @@ def node_argv(
     return [mpirun, "--rtos", "recoverable", *words]
 
 
-def local_argv(program: Sequence[str], *, mpirun: Path, size: int, environment: Mapping[str, str]) -> list[str]:
+def local_argv(
+    program: Sequence[str],
+    *,
+    mpirun: Path,
+    size: int,
+    environment: Mapping[str, str],
+    fault_tolerant: bool = False,
+) -> list[str]:
     """mpirun for `size` ranks on this machine, whatever number of cores it has."""
     return [
         str(mpirun),
+        *(FAULT_TOLERANT if fault_tolerant else ()),
         "--allow-run-as-root",
         *("--host", f"localhost:{size}"),
         *("-n", str(size)),
