@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from testbed.algorithms.node import Arrivals, Tag
 from testbed.channels import syscalls
 from testbed.channels.lending import lent
-from testbed.channels.reception import News, Progress, Reception
+from testbed.channels.news import News
+from testbed.channels.reception import Progress, Reception
 from testbed.channels.wire import ELEMENT_BYTES, HEADER, Agreement, Headers, Kind, elements_per_chunk, pack
 from testbed.core.blocks import Rows
 from testbed.errors import RankError
@@ -278,7 +279,7 @@ class DatagramChannel:
         return self._reception.newest_step
 
     def take_news(self) -> tuple[News, ...]:
-        """Who was suspected and who was heard again since the last call, in order."""
+        """Who was suspected, heard again or accepted since the last call, in order."""
         with self._lock:
             news = tuple(self._reception.news)
             self._reception.news.clear()

@@ -17,15 +17,18 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from testbed.algorithms.node import Messages
+from testbed.channels.news import News
 from testbed.channels.outbox import Intake, Outbox
 from testbed.core.blocks import Vector
 from testbed.core.rounds import Enough, Round, Rounds
@@ -75,6 +78,8 @@ class MessageChannel:
         self._failure: BaseException | None = None
         self._sent, self._received = [0] * size, [0] * size
         self._again = self._connections = self._foreign = 0
+        self._news: deque[News] = deque()
+        self._returned: dict[int, set[Round]] = {}  # by peer in a new life of which nothing was used: what came of it
 
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
@@ -126,6 +131,8 @@ class MessageChannel:
                     if self._failure is not None:
                         raise RankError(f"the thread of messages fell over: {self._failure!r}") from self._failure
                     found = self._rounds.find(enough, earliest=earliest)
+                    if found is not None:
+                        self._accept(found[0], found[1].keys())
                 if found is not None:
                     round_, heard = found
                     return Messages(round_, np.array(list(heard), np.intp), np.stack(list(heard.values())))
@@ -138,6 +145,13 @@ class MessageChannel:
         """Whether every peer has acknowledged all that it was told."""
         with self._lock:
             return all(outbox.empty for outbox in self._outboxes.values())
+
+    def take_news(self) -> tuple[News, ...]:
+        """To whom the connection was lost, and who was accepted, since the last call, in order."""
+        with self._lock:
+            news = tuple(self._news)
+            self._news.clear()
+        return news
 
     def traffic(self) -> MessageTraffic:
         with self._lock:
@@ -183,7 +197,14 @@ class MessageChannel:
 
     def _take(self, round_: Round, sender: int, value: Vector) -> None:
         if self._rounds.put(round_, sender, value):
+            if sender in self._returned:
+                self._returned[sender].add(round_)
             self._call_waiter()
+
+    def _accept(self, round_: Round, senders: Collection[int]) -> None:
+        for peer in [peer for peer, came in self._returned.items() if peer in senders and round_ in came]:
+            del self._returned[peer]
+            self._news.append(News("accepted", peer, time.monotonic()))
 
     def _call_waiter(self) -> None:
         if self._waiter is not None:
@@ -200,6 +221,7 @@ class _Postman:
         self._dealers: dict[int, zmq.Socket[bytes]] = {}
         self._monitors: dict[int, zmq.Socket[bytes]] = {}
         self._heard_s: dict[int, float] = {}  # when the peer last acknowledged something new, or was sent the first
+        self._connected: set[int] = set()  # peers
         self._lives: dict[int, int] = {}  # by peer: of the newest process that was heard of
         self._intakes: dict[int, Intake] = {}  # by peer: what came of that
         self._poller = zmq.Poller()
@@ -234,7 +256,7 @@ class _Postman:
             dealer = channel._context.socket(zmq.DEALER)
             _prepare(dealer)
             dealer.setsockopt(zmq.ROUTING_ID, b"%d %d" % (channel.rank, channel._life))
-            monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
             host, port = peers[peer]
             dealer.connect(f"tcp://{host}:{port}")
             self._dealers[peer], self._monitors[peer] = dealer, monitor
@@ -245,10 +267,15 @@ class _Postman:
     def _note_connections(self, peer: int) -> None:
         channel = self._channel
         while self._monitors[peer].poll(0):
-            self._monitors[peer].recv_multipart()
+            event = parse_monitor_message(self._monitors[peer].recv_multipart())["event"]
             with channel._lock:
-                channel._connections += 1
-                self._send_again(peer)
+                if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                    self._connected.add(peer)
+                    channel._connections += 1
+                    self._send_again(peer)
+                elif peer in self._connected:
+                    self._connected.discard(peer)
+                    channel._news.append(News("lost", peer, time.monotonic()))
 
     def _send(self, peer: int) -> None:
         channel, outbox = self._channel, self._channel._outboxes[peer]
@@ -286,6 +313,7 @@ class _Postman:
             self._lives[peer], self._intakes[peer] = life, Intake()
             if known:
                 with self._channel._lock:
+                    self._channel._returned[peer] = set()
                     self._channel._outboxes[peer].begin_anew()
         return life >= known
 

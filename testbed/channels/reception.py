@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.algorithms.node import Arrivals
 from testbed.channels.inbox import Inbox, Store
+from testbed.channels.news import News
 from testbed.channels.window import Window
 from testbed.channels.wire import Agreement, Headers, Kind, Verdict, judge
 from testbed.core.deadlines import Deadline, Grace
@@ -31,14 +31,6 @@ COUNTS = ("late", "duplicate", "foreign", "malformed")
 _GOOD, _DATA, _MARK, _LEAVE = int(Verdict.GOOD), int(Kind.DATA), int(Kind.MARK), int(Kind.LEAVE)
 
 Lose = Callable[[NDArray[np.intp]], NDArray[np.bool_]]  # senders [k] -> which of the datagrams are lost
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """A peer is suspected from now on, or was heard again."""
-
-    event: Literal["suspected", "heard"]
-    peer: int
 
 
 class Progress(IntEnum):
@@ -77,6 +69,7 @@ class Reception:
         self.suspected = np.zeros(size, np.bool_)
         self._peers = np.arange(size) != self.rank
         self._lives = np.zeros(size, np.int64)
+        self._returned = np.zeros(size, np.bool_)  # in a new life, of which nothing has been used yet
         self._window = Window(size)
         self._done = np.full(size, -1, np.int64)  # the last order that each peer is known to be done with
         self._done_s = np.zeros(size)  # since when that is known
@@ -131,6 +124,7 @@ class Reception:
         for sender in np.unique(senders):
             newest = int(lives[senders == sender].max())
             if newest > self._lives[sender]:
+                self._returned[sender] = self._lives[sender] > 0
                 self._lives[sender] = newest
                 self._window.forget(sender)
                 self._done[sender] = -1
@@ -162,7 +156,7 @@ class Reception:
         self._misses[heard] = 0
         for peer in np.flatnonzero(heard & self.suspected):
             self.suspected[peer] = False
-            self.news.append(News("heard", int(peer)))
+            self.news.append(News("heard", int(peer), now_s))
         if self._owed:
             self._settle(now_s)
 
@@ -269,10 +263,14 @@ class Reception:
         self._misses[awaited & ~missing] = 0
         for peer in np.flatnonzero(awaited & (self._misses >= MISSES_TO_SUSPECT)):
             self.suspected[peer] = True
-            self.news.append(News("suspected", int(peer)))
+            self.news.append(News("suspected", int(peer), self._begun_s + waited_s))
             for owed in [owed for owed in self._owed if owed.missing[peer]]:
                 self._owed.remove(owed)  # should it come back some day, that says nothing about how long to wait
         arrivals = (self._inboxes.get(order) or Inbox(self.agreement.size)).arrivals(late=late)
+        # (Its former life can have sent nothing of this phase: it would have had to start again within the phase.)
+        for peer in arrivals.senders[self._returned[arrivals.senders]]:
+            self._returned[peer] = False
+            self.news.append(News("accepted", int(peer), self._begun_s + waited_s))
         self._over = order
         self._close(order)
         self._grace = self._grace.faded()

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.core.faults import Condition
-from testbed.errors import BringUpError, MachineError, RankError
+from testbed.errors import BringUpError, RankError
 from testbed.journal import Journal
 from testbed.runfolder import Go, Ready, RunFolder
 from testbed.runtime.containers import Containers, Port
 from testbed.runtime.node_jobs import NodeJobs
 from testbed.supervisor.gate import Gate
 from testbed.supervisor.watch import last_lines
+from testbed.supervisor.whole_job import WholeJob
 
 READY_DEADLINE_S = 240.0  # importing torch on a quarter of a busy core takes a minute
 LOOK_S = 0.02  # between looks whether a rank that was started again is ready
@@ -48,16 +49,18 @@ class Nodes:
         boxes: Containers,
         gate: Gate,
         jobs: NodeJobs | None,
+        whole: WholeJob | None,
         journal: Journal,
         *,
         prepare: Callable[[int, Port], None],
         equip: Callable[[Sequence[Ready]], None],
     ) -> None:
-        """`jobs`: None where all ranks are one job, which no crash is survived by. `prepare` does to a node's new link
-        what was done to its first one; `equip` gives ranks what they cannot get by themselves."""
+        """`jobs` where every node has one of its own, `whole` where all ranks are one. `prepare` does to a node's new
+        link what was done to its first one; `equip` gives ranks what they cannot get by themselves."""
         self._boxes = boxes
         self._gate = gate
         self._jobs = jobs
+        self._whole = whole
         self._journal = journal
         self._prepare = prepare
         self._equip = equip
@@ -70,6 +73,7 @@ class Nodes:
         self._nodes = [_Node(boxes.started_at(node)) for node in range(len(boxes.nodes))]
         self._wanted = Condition(boxes.plan.network.links)
         self._lives = dict.fromkeys(self._node_of, 0)  # how often each rank was started again
+        self._dead: set[int] = set()  # ranks that were killed and not started again
         self._rejoining: set[int] = set()  # ranks
         self._too_late: set[int] = set()  # ranks that came back when all others were done
         self._died_s: dict[int, float] = {}  # nodes that nobody asked to: when
@@ -88,13 +92,10 @@ class Nodes:
         ranks |= self._wanted.crashed_ranks | self._rejoining | self._too_late
         return frozenset(ranks.union(*(node.ranks_down for node in self._nodes)))
 
-    def refuse(self, condition: Condition) -> None:
-        """Raises MachineError where `condition` cannot be brought about."""
-        if self._jobs is None and (condition.crashed or condition.crashed_ranks):
-            raise MachineError(
-                "all ranks of this run are one MPI job, which ends with any of them: nothing can crash",
-                remedy="pause the node instead, or take an algorithm over datagrams, like rps",
-            )
+    @property
+    def awake(self) -> frozenset[int]:
+        """Nodes in which commands can be run."""
+        return frozenset(number for number, node in enumerate(self._nodes) if not node.down and not node.paused)
 
     def carry(self, condition: Condition) -> tuple[Future[None], ...]:
         """Begin to make the nodes so; a future for each that is concerned."""
@@ -180,11 +181,14 @@ class Nodes:
 
     def _kill(self, number: int, node: _Node) -> None:
         begun_s = time.monotonic()
-        self._job.forget(self._ranks[number])
+        if self._whole is not None:
+            self._whole.losing(self._ranks[number], nodes=[number])
+        else:
+            self._job.forget(self._ranks[number])
         self._boxes.kill(number)
         node.down, node.paused = True, False
         node.ranks_down.clear()
-        self._gone(self._ranks[number])
+        self._killed(self._ranks[number])
         self._note(number, "killed", begun_s)
 
     def _start(self, number: int, node: _Node) -> None:
@@ -222,22 +226,35 @@ class Nodes:
 
     @property
     def _job(self) -> NodeJobs:
-        assert self._jobs is not None, "refused before"
+        assert self._jobs is not None, "the whole job has its own way"
         return self._jobs
 
     def _bring_ranks(self, number: int, node: _Node) -> None:
         wanted = self._wanted.crashed_ranks & set(self._ranks[number])
         for rank in sorted(wanted - node.ranks_down):
-            begun_s = time.monotonic()
-            if not self._until_ready([rank], give_up=lambda: False):
-                return  # the run is over
-            self._job.kill_rank(rank)
-            node.ranks_down.add(rank)
-            self._gone([rank])
-            self._note(number, "killed", begun_s, rank=rank)
+            if not self._kill_rank(number, node, rank):
+                return
         if back := sorted(node.ranks_down - wanted):
             self._start_ranks(number, back)
             node.ranks_down -= set(back)
+
+    def _kill_rank(self, number: int, node: _Node, rank: int) -> bool:
+        """False where there was nothing to be killed, because the run is over."""
+        begun_s = time.monotonic()
+        if self._whole is not None:
+            self._whole.kill_rank(rank)
+        elif not self._until_ready(lambda: [rank]):
+            return False
+        else:
+            self._job.kill_rank(rank)
+        node.ranks_down.add(rank)
+        self._killed([rank])
+        self._note(number, "killed", begun_s, rank=rank)
+        return True
+
+    def _killed(self, ranks: Collection[int]) -> None:
+        self._dead |= set(ranks)
+        self._gone(ranks)
 
     def _gone(self, ranks: Collection[int]) -> None:
         """They have sent their last datagram: nobody waits for them at the end."""
@@ -248,8 +265,12 @@ class Nodes:
         """Their new lives begin; they join the others in a thread of its own, for that may take a minute."""
         if not ranks:
             return
+        if self._whole is not None:
+            self._whole.found(ranks)
+            return
         begun_s = time.monotonic()
         self._rejoining |= set(ranks)
+        self._dead -= set(ranks)
         life = 1 + max(self._lives[rank] for rank in ranks)
         for rank in ranks:
             self._lives[rank] = life
@@ -267,48 +288,54 @@ class Nodes:
     def _rejoin(self, number: int, ranks: Sequence[int], life: int) -> None:
         begun_s = time.monotonic()
 
-        def over() -> bool:
-            """They were killed again meanwhile."""
-            return any(self._lives[rank] != life for rank in ranks) or self._is_down(number, ranks)
+        def alive() -> list[int]:
+            """Who was not killed again meanwhile: the others join without those who were."""
+            if number in self._wanted.crashed:
+                return []
+            return [r for r in ranks if self._lives[r] == life and r not in self._wanted.crashed_ranks]
 
         try:
-            if not self._until_ready(ranks, give_up=over):
+            joining = self._until_ready(alive)
+            if not joining:
                 return
-            if self._folder.count_left() >= len(self._node_of) - len(ranks):
-                # The others are done: it would train alone from the start. They need not wait for its last datagram.
-                self._too_late |= set(ranks)
-                self._gone(ranks)
-                self._note(number, "came too late", begun_s, ranks=list(ranks))
+            if self._are_others_done():
+                # They would train alone. The others need not wait for their last datagram.
+                self._too_late |= set(joining)
+                self._gone(joining)
+                self._note(number, "came too late", begun_s, ranks=joining)
                 return
-            ready = [Ready.read_if_there(self._folder.ready(rank)) for rank in ranks]
+            ready = [Ready.read_if_there(self._folder.ready(rank)) for rank in joining]
             self._equip([each for each in ready if each is not None])
             go = Go.read_if_there(self._folder.go)
             assert go is not None, "nothing crashes before the start"
-            for rank in ranks:
+            for rank in joining:
                 go.write(self._folder.go_again(rank, life))
-            self._note(number, "joined", begun_s, ranks=list(ranks))
+            self._note(number, "joined", begun_s, ranks=joining)
         except BaseException as error:
-            if not self._closing and not over() and self._failure is None:
+            if not self._closing and alive() and self._failure is None:
                 self._failure = error
         finally:
             self._rejoining -= {rank for rank in ranks if self._lives[rank] == life}
 
-    def _is_down(self, number: int, ranks: Sequence[int]) -> bool:
-        return number in self._wanted.crashed or not self._wanted.crashed_ranks.isdisjoint(ranks)
+    def _are_others_done(self) -> bool:
+        """All have ended by themselves that are neither dead nor on their way back; and there are such."""
+        others = self._node_of.keys() - self._dead - self._rejoining - self._too_late
+        return bool(others) and all(self._folder.left(rank).exists() for rank in others)
 
-    def _until_ready(self, ranks: Sequence[int], *, give_up: Callable[[], bool]) -> bool:
-        """Wait until the present lives of `ranks` are ready; False where it is given up."""
+    def _until_ready(self, wanted: Callable[[], Sequence[int]]) -> list[int]:
+        """Wait until the present lives of all ranks that are `wanted` by then are ready; none where it is given up,
+        because nobody is wanted any more or the run is over."""
         deadline_s = time.monotonic() + READY_DEADLINE_S
-        while not self._closing and not give_up():
+        while not self._closing and (ranks := list(wanted())):
             found = [Ready.read_if_there(self._folder.ready(rank)) for rank in ranks]
             lives = [None if each is None else each.life for each in found]
             paused = any(self._nodes[self._node_of[rank]].paused for rank in ranks)
             if lives == [self._lives[rank] for rank in ranks] and not paused:
-                return True
+                return ranks
             if paused:
                 deadline_s = time.monotonic() + READY_DEADLINE_S
             for ended in self._job.ended():
-                if not set(ended.ranks).isdisjoint(ranks) and not give_up():
+                if not set(ended.ranks).isdisjoint(wanted()):
                     raise BringUpError(
                         f"rank {ended.ranks[0]} was started again and ended with status {ended.status}"
                         + (last_lines(self._folder.output(ended.ranks[0])) or last_lines(ended.log))
@@ -320,7 +347,7 @@ class Nodes:
                     remedy="give the nodes more CPU (nodes.cpus)",
                 )
             time.sleep(LOOK_S)
-        return False
+        return []
 
     # -- what nobody asked for
 
