@@ -101,6 +101,23 @@ def coordinate_diameter(vectors: Vectors) -> float:
     return math.inf if math.isnan(total) else total
 
 
+def mid_extremes_bound(within: float = 0.0) -> float:
+    """What a round of mid_extremes leaves of the diameter D of all vectors told in it, at most, where any two that were
+    heard have come from one cluster and lie within `within` · D of each other (0: they are one vector, √(7/8)).
+
+    Of two ranks, that heard sets of diameter d and d', the midpoints m and m' have ‖m − m'‖² ≤ c² − (d² + d'²)/4, c the
+    largest distance between the sets (Apollonius, twice). And c ≤ d + within · D + d', so that d² + d'² is at least
+    (c − within · D)²/2. What follows is largest for c = D.
+    """
+    return math.sqrt(1 - (1 - within) ** 2 / 8)
+
+
+def mean_bound(members: int) -> float:
+    """What the mean over majorities of so many leaves of each coordinate's range, at most."""
+    k = majority(members)
+    return (k - 1) / k if members % 2 else (k - 2) / k
+
+
 def rounds_for(squared_contraction: float) -> int:
     """How many rounds of mid_extremes bring the squared diameter to `squared_contraction` (0..1) of what it was."""
     if not 0 < squared_contraction <= 1:

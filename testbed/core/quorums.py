@@ -26,10 +26,12 @@ class Clusters:
             raise ValueError(f"clusters are numbered from 0 without gaps, not {sorted(set(self.cluster_of))}")
 
     @classmethod
-    def of_nodes(cls, node_of: Sequence[int]) -> Clusters:
-        """The ranks of one node share its memory."""
-        numbers = {node: number for number, node in enumerate(sorted(set(node_of)))}
-        return cls(tuple(numbers[node] for node in node_of))
+    def of_nodes(cls, node_of: Sequence[int], groups: Sequence[Sequence[int]] = ()) -> Clusters:
+        """The ranks of one node share its memory; so do those of all nodes of a group. Groups are disjoint."""
+        first = {node: min(group) for group in groups for node in group}
+        heads = [first.get(node, node) for node in node_of]
+        numbers = {head: number for number, head in enumerate(sorted(set(heads)))}
+        return cls(tuple(numbers[head] for head in heads))
 
     @property
     def count(self) -> int:

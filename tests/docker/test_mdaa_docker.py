@@ -1,4 +1,5 @@
-"""MDAA on real containers: a cluster that is killed and comes back, and one that is cut off for a while.
+"""MDAA on real containers: a cluster that is killed and comes back, one that is cut off for a while, and clusters that
+are cut through the middle.
 
 Everything is asserted from the journals, whose clock is one for all containers.
 """
@@ -35,6 +36,18 @@ run: {{steps: 1000000, time: {time}, evaluate_every: 1000}}
 faults: [{fault}]
 """
 
+# A majority of four ranks are three: a node of each cluster speaks for all four, two nodes of one cluster for two.
+SHARED = """
+name: {name}
+seed: 5
+nodes: {{count: 4, cpus: 0.5, memory: 512m}}
+clusters: ["0-1", "2-3"]
+algorithm: {{name: mdaa, lr: 0.05, rounds: 1, cluster_rounds: 2}}
+task: {{model: quadratic, dimension: 50, noise: 0.1}}
+run: {{steps: 1000000, time: {time}, evaluate_every: 1000}}
+faults: [{fault}]
+"""
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -49,10 +62,10 @@ class Ran:
         return [line["step"] for line in self.records.of(rank, "step") if begin_s < line["at_s"] < end_s]
 
 
-def carried_out(folder: Path, *, time: str, fault: str) -> Ran:
+def carried_out(folder: Path, *, time: str, fault: str, text: str = PLAN) -> Ran:
     name = f"mdaa-{os.getpid()}"
     file = folder / "plan.yaml"
-    file.write_text(PLAN.format(name=name, time=time, fault=fault))
+    file.write_text(text.format(name=name, time=time, fault=fault))
     plan = read_plan(file.read_text(), file=str(file))
     with Screen(plan, quiet=True) as screen:
         arms.up(plan, file, folder / "runs", screen, verified=False)
@@ -113,3 +126,25 @@ def test_a_minority_skips_to_the_majority_within_a_second_of_the_heal(tmp_path: 
         if took_s[-1] <= BACK_WITHIN_S:
             return
     pytest.fail(f"the minority was back {took_s} s after the heal in two runs, not within {BACK_WITHIN_S:g} s")
+
+
+def test_registers_that_nodes_share_join_what_the_network_has_cut(tmp_path: Path) -> None:
+    """Each side has a node of either cluster, and so is a quorum; one goes on. What a side has written the other reads:
+    it tells the same, bit by bit, in a step that nobody had begun when the cut came, whose gradients have noise.
+
+    On a machine that has no CPU time to give few steps are done in 2 s; a second run has time for them."""
+    for time, cut in (("5s", "2s"), ("30s", "20s")):
+        folder = tmp_path / time
+        folder.mkdir()
+        fault = f'{{at: 1s, partition: ["0,2", "1,3"], for: {cut}}}'
+        ran = carried_out(folder, time=time, fault=fault, text=SHARED)
+        cut_s, healed_s = ran.at_s(effect="cut", begins=True), ran.at_s(effect="cut", begins=False)
+        fastest = max(range(4), key=lambda rank: len(ran.steps(rank, cut_s, healed_s)))
+        if len(ran.steps(fastest, cut_s, healed_s)) > 2:  # as many as what had arrived before may end
+            break
+    else:
+        pytest.fail("neither side went on; without clusters neither would be a majority")
+    told = [[line for line in ran.records.of(rank, "told") if line["at_s"] < healed_s] for rank in range(4)]
+    newest = max(line["round"][0] for lines in told for line in lines if line["at_s"] <= cut_s)
+    said = [{(*line["round"], line["digest"]) for line in lines if line["round"][0] > newest} for lines in told]
+    assert said[0] & said[1] or said[2] & said[3], "through the registers of a cluster"
