@@ -5,8 +5,7 @@ Drawn by hypothesis, so that a failing one shrinks. `ran` runs a world as `testb
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,10 +19,13 @@ from testbed.core.faults import Crash, Cut, Fault, Lasting, Moment, Pause
 from testbed.core.links import Link, LinkState, all_pairs
 from testbed.core.outages import Outages
 from testbed.core.partitions import one_way, split
+from testbed.core.quorums import Clusters
 from testbed.learning.learner import build
-from testbed.plan import Task
+from testbed.plan import AlgorithmChoice, Network, NodeSpec, Plan, Run, Task, writing
+from testbed.plan.model import RegisterKind
 from testbed.plan.pairs import link_texts
-from testbed.plan.quantities import TIME
+from testbed.results.invariants import check
+from testbed.results.records import Records
 from testbed.simulate.run import Outcome, run_algorithm
 
 STEPS = 6
@@ -34,15 +36,24 @@ DELAYS_S = (0.0, 0.001, 0.02)
 
 @dataclass(frozen=True)
 class World:
-    """`ranks` [nodes]: how many live on each. All faults end."""
+    """`ranks` [nodes]: how many live on each. `clusters`: the nodes that share registers. All faults end."""
 
     ranks: tuple[int, ...]
     links: LinkState
     faults: tuple[Fault, ...]
+    clusters: tuple[tuple[int, ...], ...] = ()
+    registers: RegisterKind = "memory"
 
     @property
     def node_of(self) -> list[int]:
         return [node for node, count in enumerate(self.ranks) for _ in range(count)]
+
+    @property
+    def rank_clusters(self) -> Clusters:
+        return Clusters.of_nodes(self.node_of, self.clusters)
+
+    def ranks_on(self, nodes: Collection[int]) -> frozenset[int]:
+        return frozenset(rank for rank, node in enumerate(self.node_of) if node in nodes)
 
     def with_fault(self, effect: Lasting, *, at_s: float, for_s: float) -> World:
         return replace(self, faults=(*self.faults, fault(effect, at_s, for_s)))
@@ -53,7 +64,8 @@ class World:
 
 
 def fault(effect: Lasting, at_s: float, for_s: float) -> Fault:
-    return Fault(Moment(at_s=at_s), effect, type(effect).__name__.lower(), for_s)
+    whom = [sorted(getattr(effect, name, ())) for name in ("pairs", "nodes", "ranks")]
+    return Fault(Moment(at_s=at_s), effect, f"{type(effect).__name__.lower()} {whom}", for_s)
 
 
 def span_s(each: Fault) -> tuple[float, float]:
@@ -71,18 +83,33 @@ def worlds(
     most_ranks: int = 3,
     losses: Sequence[float] = (0.0, 0.0, 0.2),
     most_faults: int = 5,
+    grouped: bool = True,
 ) -> World:
     """From one to `most_ranks` ranks on each of so many `nodes`, links of all kinds, and at most `most_faults` faults.
-    What a plan may not say is left out."""
+    What a plan may not say is left out. `grouped`: some worlds have clusters of several nodes."""
     ranks = draw(st.lists(st.integers(1, most_ranks), min_size=nodes[0], max_size=nodes[1]))
     links = {}
     for pair in all_pairs(len(ranks)):
         delay_s = draw(st.sampled_from(DELAYS_S))
         links[pair] = Link(loss=draw(st.sampled_from(losses)), delay_s=delay_s, jitter_s=delay_s / 2)
-    world = World(tuple(ranks), LinkState(len(ranks), links), ())
+    clusters = draw(groups(len(ranks))) if grouped else ()
+    registers: RegisterKind = draw(st.sampled_from(["memory", "nvm"]))
+    world = World(tuple(ranks), LinkState(len(ranks), links), (), clusters, registers)
     count = draw(st.integers(0, most_faults))
     drawn = [fault(draw(effects(world)), draw(milliseconds(0, 300)), draw(milliseconds(10, 310))) for _ in range(count)]
     return replace(world, faults=possible(drawn, world.node_of))
+
+
+def groups(size: int) -> SearchStrategy[tuple[tuple[int, ...], ...]]:
+    """Of so many nodes: none in every second world; else disjoint clusters, some of them of several nodes."""
+    labels = st.lists(st.integers(0, size - 1), min_size=size, max_size=size)
+    return st.one_of(st.just(()), labels.map(_alike))
+
+
+def _alike(labels: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Those who have the same label, where there are several."""
+    members = [tuple(node for node, label in enumerate(labels) if label == each) for each in sorted(set(labels))]
+    return tuple(sorted(group for group in members if len(group) > 1))
 
 
 def possible(faults: Sequence[Fault], node_of: Sequence[int]) -> tuple[Fault, ...]:
@@ -130,6 +157,8 @@ def ran(
         build(task, size=len(world.node_of), seed=seed),
         links=world.links,
         node_of=world.node_of,
+        clusters=world.clusters,
+        registers=world.registers,
         faults=world.faults,
         steps=steps,
         seed=seed,
@@ -155,49 +184,45 @@ def plan_text(
     world: World, algorithm: str, parameters: Mapping[str, Any], *, steps: int = STEPS, seed: int = SEED
 ) -> str:
     """The world as a plan in YAML."""
-    lines = ["name: schedule", f"seed: {seed}", "nodes:"]
-    lines += [f"  - {{ranks: {count}, cpus: 0.5, memory: 1g}}" for count in world.ranks]
-    lines += ["network:", "  links:"]
+    links = []
     for (a, b), link in sorted(world.links.links.items()):
         texts = link_texts({name: getattr(link, name) for name in ("loss", "burst", "delay_s", "jitter_s")})
-        lines.append("    - " + _flow({"from": a, "to": b, **texts}))
-    lines.append("algorithm: " + _flow({"name": algorithm, **parameters}))
-    lines.append("task: " + _flow(TASK))
-    lines.append("run: " + _flow({"steps": steps, "evaluate_every": steps}))
-    if world.faults:
-        lines.append("faults:")
-        lines += [f"  - {_flow(_fault(each, len(world.ranks)))}" for each in world.faults]
-    return "\n".join(lines) + "\n"
+        links.append({"from": a, "to": b, **texts})
+    document = {
+        "name": "schedule",
+        "seed": seed,
+        "nodes": [{"ranks": count, "cpus": 0.5, "memory": "1g"} for count in world.ranks],
+        "clusters": [list(group) for group in world.clusters],
+        "registers": world.registers,
+        "network": {"links": links},
+        "algorithm": {"name": algorithm, **parameters},
+        "task": TASK,
+        "run": {"steps": steps, "evaluate_every": steps},
+        "faults": [writing.fault_entry(each, len(world.ranks)) for each in world.faults],
+    }
+    return writing.plan_text({key: value for key, value in document.items() if value != []})
 
 
-def _fault(each: Fault, size: int) -> dict[str, Any]:
-    begin_s, end_s = span_s(each)
-    return {"at": TIME.show(begin_s), **_effect(each.effect, size), "for": TIME.show(round(end_s - begin_s, 9))}
+def plan_of(world: World, algorithm: str, parameters: Mapping[str, Any], *, steps: int = STEPS) -> Plan:
+    """The same, without the way over text."""
+    return Plan(
+        name="schedule",
+        nodes=tuple(NodeSpec(ranks=count) for count in world.ranks),
+        network=Network(world.links),
+        algorithm=AlgorithmChoice(algorithm, dict(parameters)),
+        task=Task(data=None, model=str(TASK["model"]), parameters={k: v for k, v in TASK.items() if k != "model"}),
+        run=Run(steps=steps, evaluate_every=steps),
+        faults=world.faults,
+        seed=SEED,
+        clusters=world.clusters,
+        registers=world.registers,
+    )
 
 
-def _effect(effect: object, size: int) -> dict[str, Any]:
-    if isinstance(effect, Pause):
-        return {"pause": {"node": _group(effect.nodes)}}
-    if isinstance(effect, Crash):
-        return {"crash": {"node": _group(effect.nodes)} if effect.nodes else {"rank": _group(effect.ranks)}}
-    assert isinstance(effect, Cut)
-    senders, receivers = ({pair[end] for pair in effect.pairs} for end in (0, 1))
-    if effect.pairs == one_way(senders, receivers) and not senders & receivers:
-        return {"one-way": {"from": _group(senders), "to": _group(receivers)}}
-    together = [frozenset(b for b in range(size) if (a, b) not in effect.pairs) for a in range(size)]
-    groups = sorted(set(together), key=min)
-    assert effect.pairs == split(groups), "neither one-way from nodes to others, nor a partition"
-    return {"partition": [_group(group) for group in groups]}
-
-
-def _group(numbers: Sequence[int] | set[int] | frozenset[int]) -> str:
-    return ",".join(map(str, sorted(numbers)))
-
-
-def _flow(value: object) -> str:
-    """YAML on one line."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_flow(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    return json.dumps(value) if not isinstance(value, str) or "," in value else value
+def violations(
+    world: World, algorithm: str, parameters: Mapping[str, Any], outcome: Outcome, *, steps: int = STEPS
+) -> list[str]:
+    """What the algorithm promises and did not keep, in sentences: as of any run's journals, without any lag."""
+    records = Records(tuple(outcome.journals), outcome.supervisor, [])
+    verdict = check(plan_of(world, algorithm, parameters, steps=steps), records, lag_s=0.0)
+    return [str(each) for each in verdict.violated]

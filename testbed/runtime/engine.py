@@ -7,6 +7,7 @@ BringUpError with what was being done; an engine that cannot be reached becomes 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from testbed.errors import BringUpError, MachineError
 from testbed.runtime.exec_stream import ExecStream, open_exec
 
 REQUEST_TIMEOUT_S = 60.0  # one request; the slowest, making a container, takes 2 s on a busy machine
+FREEZE_DEADLINE_S = 30.0  # until a container that is to be paused stands still; each attempt takes a second or more
 CPU_PERIOD_US = 100_000  # of the kernel's CPU quotas; a quota and not NanoCpus, because that cannot be changed later
 Labels = Mapping[str, str]
 
@@ -37,6 +39,25 @@ class NetworkSpec:
     subnet: IPv4Network
     labels: Labels
     mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSpec:
+    """Memory with a name (a tmpfs), that several containers can share. It comes with the first of them that runs, and
+    what it holds goes with the last: the engine mounts it for the one and unmounts it after the other."""
+
+    name: str
+    labels: Labels
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume, as the container sees it."""
+
+    name: str
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +81,7 @@ class ContainerSpec:
     network_mode: str = "host"  # or container:NAME, to share that one's network
     user: str = ""
     folders: tuple[Folder, ...] = ()
+    volumes: tuple[Volume, ...] = ()
     hosts: Mapping[str, str] = field(default_factory=dict)  # name -> address, for /etc/hosts
     environment: Mapping[str, str] = field(default_factory=dict)
     cpus: float | None = None
@@ -73,7 +95,7 @@ class ContainerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """A container or a network, as the engine lists it."""
+    """A container, a network or a volume, as the engine lists it."""
 
     id: str
     name: str
@@ -172,6 +194,28 @@ class Engine:
                     self._api.disconnect_container_from_network(container, network, force=True)
             self._api.remove_network(network)
 
+    # -- volumes
+
+    def volumes(self, label: str) -> tuple[Thing, ...]:
+        """Those with `label`, a name or name=value."""
+        with translated("listing volumes"):
+            rows = self._api.volumes(filters={"label": label})["Volumes"] or ()
+        return tuple(Thing(row["Name"], row["Name"], row.get("Labels") or {}) for row in rows)
+
+    def create_volume(self, spec: VolumeSpec) -> None:
+        options = {"type": "tmpfs", "device": "tmpfs", "o": f"uid={spec.uid},gid={spec.gid},mode=0700"}
+        with translated(f"making volume {spec.name}"):
+            self._api.create_volume(spec.name, driver="local", driver_opts=options, labels=dict(spec.labels))
+
+    def remove_volume(self, volume: str) -> None:
+        """No harm where it is gone; it stays where a container has it, so look again."""
+        with translated(f"removing volume {volume}"), suppressed_gone():
+            try:
+                self._api.remove_volume(volume)
+            except APIError as exc:
+                if exc.status_code != 409 or "in use" not in str(exc.explanation):
+                    raise
+
     # -- containers
 
     def containers(self, label: str) -> tuple[Thing, ...]:
@@ -204,6 +248,12 @@ class Engine:
             state = self._api.inspect_container(container)["State"]
         return bool(state["Running"]), str(state["StartedAt"])
 
+    def process(self, container: str) -> tuple[str, int]:
+        """Its whole id, and the pid of its first process on the engine's machine; 0 where it does not run."""
+        with translated(f"looking at container {container}"):
+            found = self._api.inspect_container(container)
+        return str(found["Id"]), int(found["State"]["Pid"])
+
     def kill_container(self, container: str) -> None:
         """SIGKILL to everything in it, also while it is paused. It can be started again."""
         with translated(f"killing container {container}"):
@@ -220,8 +270,17 @@ class Engine:
             self._api.start(container)
 
     def pause_container(self, container: str) -> None:
-        with translated(f"pausing container {container}"):
-            self._api.pause(container)
+        """A process that gets no CPU time cannot be frozen at once, and the container runtime soon gives up: for some
+        time it is asked again."""
+        deadline_s = time.monotonic() + FREEZE_DEADLINE_S
+        with translated(f"pausing container {container}, for {FREEZE_DEADLINE_S:g} s"):
+            while True:
+                try:
+                    self._api.pause(container)
+                    return
+                except APIError as exc:
+                    if "unable to freeze" not in str(exc.explanation) or time.monotonic() > deadline_s:
+                        raise
 
     def resume_container(self, container: str) -> None:
         with translated(f"resuming container {container}"):
@@ -353,7 +412,10 @@ def _creation(api: docker.APIClient, spec: ContainerSpec) -> dict[str, Any]:
     host_config = api.create_host_config(
         network_mode=spec.addresses[0][0] if spec.addresses else spec.network_mode,
         init=True,
-        mounts=[Mount(f.target, f.source, type="bind", read_only=f.read_only) for f in spec.folders],
+        mounts=[
+            *(Mount(f.target, f.source, type="bind", read_only=f.read_only) for f in spec.folders),
+            *(Mount(v.target, v.name, type="volume", no_copy=True) for v in spec.volumes),
+        ],
         extra_hosts=dict(spec.hosts),
         sysctls=dict(spec.sysctls),
         **limits,
