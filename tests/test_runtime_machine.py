@@ -42,11 +42,6 @@ def test_one_node_with_more_cpus_than_there_are_is_refused() -> None:
         check_machine(plan(1, NodeSpec(cpus=5)), INFO)
 
 
-def test_more_ranks_than_cores_are_mentioned() -> None:
-    (warning,) = check_machine(plan(2, NodeSpec(ranks=3)), INFO)
-    assert warning.startswith("6 ranks share 4 cores")
-
-
 def test_congestion_control_must_be_one_that_containers_may_use(tmp_path: Path) -> None:
     allowed = tmp_path / "allowed"
     allowed.write_text("reno bbr\n")

@@ -68,8 +68,6 @@ def _check_cpus(plan: Plan, info: Info) -> tuple[str, ...]:
     asked = sum(spec.cpus or 0.0 for spec in plan.nodes)
     if asked > cores:
         warnings.append(f"the nodes ask for {asked:g} CPUs together, this machine has {cores}: each will get less")
-    if plan.size > cores:
-        warnings.append(f"{plan.size} ranks share {cores} cores: their step times are not those of a real cluster")
     return tuple(warnings)
 
 
