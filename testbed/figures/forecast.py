@@ -1,7 +1,7 @@
 """The figure of a plan's faults before anything runs: a row for each node, time to the right.
 
 Drawn from the plan alone; what waits for a step has no place on the axis and stands below it. The same in characters is
-plan/picture.py, and what came of it in a run is report.py.
+plan/picture.py, and what came of it in a run is whereabouts.py.
 """
 
 from __future__ import annotations
@@ -12,28 +12,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # files only: no window, no display needed
-
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from testbed.core.faults import Change, Crash, Cut, Fault, Heal, Pause, Slow
 from testbed.core.links import Pair
+from testbed.figures.style import GREEN, INK, MUTED, ORANGE, PINK, SKY, SMALL, VERMILION, YELLOW, styled, write
 from testbed.plan import Plan
 from testbed.plan.picture import horizon_s, ticks_s
 from testbed.plan.quantities import TIME
 from testbed.plan.spans import Span, spans
-from testbed.report import STYLE
 
-# Okabe and Ito's palette, the lighter ones: sides of a partition. Beyond four sides no reader could tell them apart.
-SIDES = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7")
-UNEVEN = "#F0E442"  # a cut in which everybody hears somebody else
-DOWN, FROZEN, SLOW, CHANGED = "#000000", "#999999", "#D9D9D9", "#D55E00"
+SIDES = (SKY, ORANGE, GREEN, PINK)  # of a partition; beyond four no reader could tell them apart
+UNEVEN = YELLOW  # a cut in which everybody hears somebody else
+DOWN, FROZEN, SLOW, CHANGED = "#000000", "#999999", "#d9d9d9", VERMILION
 _LABELLED = 12  # faults; of more, the labels would be a smear
 _FOOTNOTES = 5
-FORMATS = (".svg", ".png", ".pdf")
 
 Box = tuple[float, float, float, float]  # seconds, row, width in seconds, height in rows
 
@@ -49,12 +43,9 @@ class Era:
 
 def draw(plan: Plan, path: Path) -> None:
     """Write the figure to `path`, whose ending, one of FORMATS, says in which format."""
-    with plt.rc_context({**STYLE, "axes.grid": False}):
+    with styled(**{"axes.grid": False}):
         figure = _figure(plan)
-        try:
-            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
-        finally:
-            plt.close(figure)
+    write(figure, path)
 
 
 def eras(plan: Plan, end_s: float) -> list[Era]:
@@ -87,9 +78,10 @@ def are_apart(found: Sequence[Sequence[int]], cut: frozenset[Pair]) -> bool:
     return len(found) > 1 and all(pair in cut for pair in across)
 
 
-def _figure(plan: Plan) -> Any:
+def _figure(plan: Plan) -> Figure:
     size, end_s = len(plan.nodes), horizon_s(plan)
-    figure, axis = plt.subplots(figsize=(8.4, 2.2 + 0.3 * max(5, min(size, 40))), layout="constrained")
+    figure = Figure(figsize=(8.4, 2.2 + 0.3 * max(5, min(size, 40))), layout="constrained")
+    axis = figure.subplots()
     axis.set_xlim(0, end_s)
     axis.set_ylim(size - 0.5, -0.5)
     axis.set_xticks(ticks_s(end_s, 8))
@@ -107,7 +99,7 @@ def _figure(plan: Plan) -> Any:
         "\n".join(["seconds after the start" if end_s < 120 else "time after the start", *_footnotes(plan)])
     )
     if keys:
-        figure.legend(handles=keys, loc="outside lower left", ncols=4, frameon=False, fontsize=8)
+        figure.legend(handles=keys, loc="outside lower left", ncols=4, frameon=False, fontsize=SMALL)
     return figure
 
 
@@ -157,7 +149,7 @@ def _draw_changes(axis: Any, plan: Plan, end_s: float) -> Iterator[Patch]:
 def _draw_heals(axis: Any, plan: Plan, end_s: float) -> Iterator[Any]:
     moments = [f.moment.at_s for f in plan.faults if isinstance(f.effect, Heal) and f.moment.at_s is not None]
     for at_s in moments:
-        line = axis.axvline(at_s, color="#444444", linewidth=1.2, linestyle=(0, (2, 2)), zorder=2)
+        line = axis.axvline(at_s, color=MUTED, linewidth=1.2, linestyle=(0, (2, 2)), zorder=2)
     if moments:
         line.set_label("heal")
         yield line
@@ -220,8 +212,8 @@ def _label(axis: Any, plan: Plan, end_s: float) -> float:
             rotation_mode="anchor",
             ha="left",
             va="bottom",
-            fontsize=8,
-            color="#333333",
+            fontsize=SMALL,
+            color=INK,
         )
     longest = max(len(_short(label)) for _, label in timed)
     return 14 + 2.1 * longest
