@@ -5,7 +5,7 @@
 PYTHON := .venv/bin/python
 # A Docker daemon that has to be started by hand for a target ends with it.
 WITH_DOCKER := images/docker-engine run
-FAST := not docker and not root and not netem and not mpi
+FAST := not docker and not root and not netem and not mpi and not browser
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,7 @@ demo: ## set everything up, then train on four ranks over a network that loses o
 test: ## set everything up, then run all tests (as root the most of them)
 	@images/venv all
 	@images/test-tools guest
+	@images/test-tools browser
 	@$(WITH_DOCKER) sh -c '.venv/bin/testbed image build && exec $(PYTHON) -m pytest'
 
 check: ## format, lint, types, import arrows and the fast tests: before every commit
@@ -39,9 +40,9 @@ test-netem: ## the tests that need sch_netem; a guest kernel runs them where thi
 	@images/test-tools guest
 	@$(WITH_DOCKER) sh -c '.venv/bin/testbed image build && exec $(PYTHON) -m pytest -m netem'
 
-test-long: ## agreement on 50 000 random schedules, where `make test` has 2 000; 25 times as long
+test-long: ## agreement on 50 000 random schedules, where `make test` has 2 000, and 10⁶ reads of a register
 	@images/venv all
-	@TESTBED_SCHEDULES=50000 $(PYTHON) -m pytest -q tests/test_mdaa.py
+	@TESTBED_SCHEDULES=50000 TESTBED_READS=1000000 $(PYTHON) -m pytest -q --timeout=7200 tests/test_mdaa.py tests/test_registers.py
 
 bench: ## how fast things are here: each tests/bench_*.py in turn
 	@images/venv all

@@ -70,6 +70,12 @@ class FaultError(TestbedError):
     exit_code = 2
 
 
+class InvariantError(TestbedError):
+    """A run broke what its algorithm promises."""
+
+    exit_code = 7
+
+
 class NetworkError(TestbedError):
     """The network was not as asked, and the run was `--strict`."""
 

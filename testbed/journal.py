@@ -60,11 +60,21 @@ class Follower:
             return
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in whole.splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:  # torn by a crash of the machine
-                continue
+        yield from (record for _, record in _numbered(whole))
+
+
+def whole_lines(path: Path) -> list[tuple[int, Record]]:
+    """What `read_journal` gives, each line with its number in the file, from 1."""
+    data = path.read_bytes() if path.exists() else b""
+    return list(_numbered(data[: data.rfind(b"\n") + 1]))
+
+
+def _numbered(data: bytes) -> Iterator[tuple[int, Record]]:
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            yield number, json.loads(line)
+        except ValueError:  # torn by a crash of the machine
+            continue
 
 
 def finite(value: float | None) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TextIO
@@ -251,15 +251,23 @@ def footer(progress: Progress, now_s: float) -> str:
 class Screen:
     """Tells a person how a run goes on. A context manager: at its end, also by Ctrl-C, the terminal is as it was.
 
-    `quiet`: say nothing, the output belongs to a program.
+    `quiet`: say nothing, the output belongs to a program. `heading`: what stands behind the plan's name, now.
     """
 
-    def __init__(self, plan: Plan, *, quiet: bool = False, output: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        quiet: bool = False,
+        output: TextIO | None = None,
+        heading: Callable[[], str] | None = None,
+    ) -> None:
         self.progress = Progress(plan.size, plan.run.steps, plan.faults, [place.node for place in plan.places])
         self._quiet = quiet
         self._console = Console(file=output, highlight=False)
         self._live: Live | None = None
-        self._title = plan.name
+        self._name = plan.name
+        self._heading = heading
         self._phase = ""
         self._said_s = 0.0  # when the last plain line was written
         self._now_s = 0.0
@@ -335,6 +343,10 @@ class Screen:
             self._said_s = now_s
             self._say(f"{now_s:.0f} s  {plain_line(self.progress)}")
         self._now_s = now_s
+
+    @property
+    def _title(self) -> str:
+        return self._name if self._heading is None else f"{self._name}, {self._heading()}"
 
     def _say(self, text: str) -> None:
         """A line that stays."""

@@ -1,8 +1,9 @@
 """Where things lie in the folder of a run, seen from the host as from inside a container.
 
-plan.yaml  plan.json           the plan as written, and as understood
+plan.yaml  plan.json           the plan as written, and as understood; overrides.json: what --set changed of it
 supervisor.jsonl               what was done to the world, and when
-ranks/3/journal.jsonl          what rank 3 did; beside it output.log, final.npy, snapshots/120.npy
+ranks/3/journal.jsonl          what rank 3 did; beside it output.log, final.npy, snapshots/120.npy, told/120.1.npy
+registers/                     of clusters, where they lie on the run's volume
 control/                       how supervisor and ranks speak: ready-3.json, go.json
 evaluation.jsonl               the mean model at every snapshot: loss, accuracy, drift
 summary.json  accuracy.svg     what came out
@@ -25,6 +26,11 @@ class RunFolder:
     @property
     def plan(self) -> Path:
         return self.path / "plan.json"
+
+    @property
+    def overrides(self) -> Path:
+        """What `--set` changed of the plan as written, in order; not there where nothing was."""
+        return self.path / "overrides.json"
 
     @property
     def supervisor_journal(self) -> Path:
@@ -59,11 +65,20 @@ class RunFolder:
         """Non-volatile: it outlasts the rank's container."""
         return self.rank(rank) / "store"
 
+    @property
+    def registers(self) -> Path:
+        """Of all clusters, where they lie on the run's volume."""
+        return self.path / "registers"
+
     def final(self, rank: int) -> Path:
         return self.rank(rank) / "final.npy"
 
     def snapshot(self, rank: int, step: int) -> Path:
         return self.rank(rank) / "snapshots" / f"{step}.npy"
+
+    def told(self, rank: int, step: int, round: int) -> Path:
+        """What the rank told all others in a round of the step after which models are evaluated."""
+        return self.rank(rank) / "told" / f"{step}.{round}.npy"
 
     def ready(self, rank: int) -> Path:
         return self.control / f"ready-{rank}.json"
@@ -100,7 +115,7 @@ class Launch:
     hosts: tuple[str, ...]
     token: int  # of this run, in every datagram: what a stranger or an earlier run sends is not taken for ours
     data: str | None
-    registers: str  # the folder of the memory that the ranks of one node share
+    registers: tuple[str, ...]  # by node: the folder that the ranks of its cluster share
     inject_loss: bool = False  # nothing emulates the links: the receiver drops datagrams itself
 
     def write(self, path: Path) -> None:
@@ -109,7 +124,7 @@ class Launch:
     @classmethod
     def read(cls, path: Path) -> Launch:
         data = json.loads(path.read_text())
-        return cls(**{**data, "hosts": tuple(data["hosts"])})
+        return cls(**{**data, "hosts": tuple(data["hosts"]), "registers": tuple(data["registers"])})
 
 
 @dataclass(frozen=True, slots=True)

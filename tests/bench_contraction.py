@@ -16,18 +16,20 @@ import numpy as np
 from hypothesis import HealthCheck, given, seed, settings
 from schedules import ran, worlds
 
-from testbed.core.agreement import Vectors, diameter, majority, mean, mid_extremes
+from testbed.core.agreement import (
+    Vectors,
+    diameter,
+    majority,
+    mean,
+    mean_bound,
+    mid_extremes,
+    mid_extremes_bound,
+)
 from testbed.simulate.run import Outcome
 
-MID_EXTREMES = (7 / 8) ** 0.5
+MID_EXTREMES = mid_extremes_bound()
 ROUNDS = 3
 PICTURE = Path(__file__).parent.parent / "docs" / "contraction.png"
-
-
-def of_mean(members: int) -> float:
-    """What the mean over majorities leaves of each coordinate's range, at worst."""
-    k = majority(members)
-    return (k - 1) / k if members % 2 else (k - 2) / k
 
 
 def euclidean(before: Vectors, after: Vectors) -> float:
@@ -60,7 +62,7 @@ def of_schedules(aggregate: str, count: int) -> dict[int, list[float]]:
 
     @seed(1)
     @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(worlds(nodes=(2, 7), most_ranks=1))
+    @given(worlds(nodes=(2, 7), most_ranks=1, grouped=False))
     def look(world):
         outcome = ran(world, "mdaa", parameters, steps=2, seed=sum(map(len, found.values())))
         found[len(world.ranks)] += of_outcome(outcome, measure, first)
@@ -102,7 +104,7 @@ def main() -> None:
         for name, source in (("schedules", of_schedules), ("inputs", of_inputs)):
             found = drawn[aggregate, name] = source(aggregate, count)
             for members, ratios in sorted(found.items()):
-                bound = MID_EXTREMES if aggregate == "mid-extremes" else of_mean(members)
+                bound = MID_EXTREMES if aggregate == "mid-extremes" else mean_bound(members)
                 print(
                     f"{aggregate:13} {name:10} {members:5} {len(ratios):7} {np.median(ratios):7.4f}"
                     f" {max(ratios):7.4f} {bound:7.4f}{'' if max(ratios) < bound + 1e-4 else '  BROKEN'}",
@@ -119,7 +121,7 @@ def draw(drawn: dict[tuple[str, str], dict[int, list[float]]]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 4, figsize=(13, 3.2), sharex=True, layout="constrained")
-    shown = [("mid-extremes", range(3, 8), MID_EXTREMES), *(("mean", [m], of_mean(m)) for m in (3, 5, 6))]
+    shown = [("mid-extremes", range(3, 8), MID_EXTREMES), *(("mean", [m], mean_bound(m)) for m in (3, 5, 6))]
     for axis, (aggregate, members, bound) in zip(axes, shown, strict=True):
         for name in ("schedules", "inputs"):
             ratios = [ratio for m in members for ratio in drawn[aggregate, name][m]]

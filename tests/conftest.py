@@ -1,8 +1,8 @@
 """What a test needs of the machine, and what happens where it is missing.
 
-A test that cannot run here is skipped aloud, with the command that runs it. Where TESTBED_REQUIRE names its need (as CI
-does: TESTBED_REQUIRE=docker,mpi,netem,root), missing it is a failure. Tests that need netem run in a guest kernel where
-this machine's own has none (guest/delegate.py).
+A test that cannot run here is skipped aloud, with the command that runs it. Where TESTBED_REQUIRE names its need (as
+CI does: TESTBED_REQUIRE=docker,mpi,netem,root,browser), missing it is a failure. Tests that need netem run in a guest
+kernel where this machine's own has none (guest/delegate.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import chromium
 from guest import delegate
 
 REPOSITORY = Path(__file__).parent.parent
@@ -40,6 +41,8 @@ def _missing(need: str) -> str | None:
         return "no mpirun: `make test` installs it"
     elif need == "netem" and not _has_netem():
         return "this kernel has no sch_netem: `make test-netem` boots one that has"
+    elif need == "browser" and not chromium():
+        return "no Chromium to open pages with: `make test` installs it"
     return None
 
 
@@ -72,7 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     required = set(os.environ.get("TESTBED_REQUIRE", "").split(","))
-    for need in ("docker", "root", "mpi", "netem"):
+    for need in ("docker", "root", "mpi", "netem", "browser"):
         if item.get_closest_marker(need) and (why := _missing(need)):
             why = item.stash.get(delegate.WHY_NOT, why)
             if need in required:

@@ -60,15 +60,19 @@ class World:
         node = self.plan.places[rank].node
         self.rank(rank, "start", at_s, rank=rank, node=node, dimension=2, device="cpu", step=step)
 
-    def step(self, rank: int, at_s: float, step: int, *, loss: float | None = 0.5, late: int = 0) -> None:
-        self.rank(rank, "step", at_s, step=step, loss=loss, gradient_s=0.01, wait_s=0.02, late=late)
+    def step(
+        self, rank: int, at_s: float, step: int, *, loss: float | None = 0.5, late: int = 0, persist_s: float = 0.0
+    ) -> None:
+        line = {"loss": loss, "gradient_s": 0.01, "wait_s": 0.02, "persist_s": persist_s, "late": late}
+        self.rank(rank, "step", at_s, step=step, **line)
 
     def traffic(self, rank: int, at_s: float, sent: Sequence[int], received: Sequence[int], overflow: int = 0) -> None:
         counts = {"late": 0, "duplicate": 0, "foreign": 0, "malformed": 0}
         self.rank(rank, "traffic", at_s, sent=list(sent), received=list(received), overflow=overflow, counts=counts)
 
-    def end(self, rank: int, at_s: float, step: int, reason: str = "steps") -> None:
-        self.rank(rank, "end", at_s, step=step, reason=reason)
+    def end(self, rank: int, at_s: float, step: int, reason: str | None = None) -> None:
+        why = reason or ("steps" if step == self.plan.run.steps else "time")
+        self.rank(rank, "end", at_s, step=step, reason=why)
 
     def links(self, at_s: float, state: LinkState) -> None:
         self.supervisor("links", at_s, state=state.to_json())

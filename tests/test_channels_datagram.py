@@ -14,7 +14,7 @@ import pytest
 from testbed.algorithms.node import Arrivals
 from testbed.channels import syscalls
 from testbed.channels.datagram import DatagramChannel
-from testbed.channels.reception import News
+from testbed.channels.news import News
 from testbed.channels.syscalls import mtu_of
 from testbed.channels.wire import HEADER, HEADER_BYTES, Agreement, Kind, elements_per_chunk, pack
 from testbed.errors import MachineError, RankError
@@ -151,6 +151,11 @@ def test_a_view_with_gaps_in_its_rows_is_sent_as_its_values() -> None:
         np.testing.assert_array_equal(asyncio.run(run()).values, table[1:, ::2])
 
 
+def said(channel: DatagramChannel) -> list[tuple[str, int]]:
+    """Its news, but for when."""
+    return [(news.event, news.peer) for news in channel.take_news()]
+
+
 def test_at_full_loss_every_rank_ends_up_alone_and_no_longer_waits() -> None:
     async def run() -> list[News]:
         # three phases at the ceiling of 0.2 s, then none is waited for; with a deadline for each it would take 200 s
@@ -232,13 +237,16 @@ def test_a_restarted_peer_is_heard_again() -> None:
             first_life.send(("scatter", 0), np.zeros((1, 5), np.float32), [0])
             wait_until(lambda: survivor.newest_step == 0)
             asyncio.run(silent_phases())
-            assert survivor.take_news() == (News("suspected", 1),)
+            assert said(survivor) == [("suspected", 1)]
         with open_channel(1, 2, life=2) as second_life:
             second_life.connect([survivor.address, second_life.address])
             second_life.send(("scatter", 4), np.zeros((1, 5), np.float32), [0])
             wait_until(lambda: survivor.traffic().received[1] >= 8)  # four of either life
-            assert survivor.take_news() == (News("heard", 1),)
+            assert said(survivor) == [("heard", 1)]
             assert asyncio.run(phase(second_life, 5)).values.tolist() == [[5.0] * 5]
+            assert said(survivor) == [("accepted", 1)], "what its new life sent was used"
+            asyncio.run(phase(second_life, 6))
+            assert said(survivor) == [], "and that is told once"
             assert survivor.traffic().counts["duplicate"] == 0
 
 
@@ -350,7 +358,7 @@ def test_a_peer_that_is_gone_does_not_stop_the_others() -> None:
     with ranks(3, phase_timeout_s=0.05) as channels:
         channels[2].close()
         asyncio.run(run())
-        assert channels[0].take_news() == (News("suspected", 2),)
+        assert said(channels[0]) == [("suspected", 2)]
 
 
 def test_a_rank_alone_waits_for_nobody() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testbed.channels.reception import MISSES_TO_SUSPECT, News, Progress, Reception
+from testbed.channels.reception import MISSES_TO_SUSPECT, Progress, Reception
 from testbed.channels.wire import HEADER_BYTES, Agreement, Kind, pack
 from testbed.core.deadlines import FEWEST, FLOOR_S
 
@@ -156,7 +156,7 @@ def test_a_peer_that_missed_three_phases_in_a_row_is_suspected_and_nobody_waits_
         one.mark(order)
         assert reception.progress() is Progress.OPEN
         reception.finish(TIMEOUT_S, late=True)
-    assert list(reception.news) == [News("suspected", 2)]
+    assert [(news.event, news.peer, news.at_s) for news in reception.news] == [("suspected", 2, TIMEOUT_S)]
     reception.begin(3, 0.0)
     one.mark(3)
     assert reception.progress() is Progress.COMPLETE
@@ -193,7 +193,7 @@ def test_a_suspected_peer_is_heard_again_by_a_mark_of_now_or_one_step_ago_but_no
     assert reception.suspected.tolist() == [False, True, True]
     two.mark(7)
     assert reception.suspected.tolist() == [False, True, False]
-    assert reception.news[-1] == News("heard", 2)
+    assert (reception.news[-1].event, reception.news[-1].peer) == ("heard", 2)
 
 
 def test_a_peer_that_left_is_not_waited_for_and_moves_no_step() -> None:

@@ -39,6 +39,7 @@ algorithm: {algorithm}
 task: {task}
 run: {{steps: {steps}, evaluate_every: 10}}
 faults: {faults}
+store: {store}
 """
 DIGITS = "{data: digits, model: mlp, batch: 32}"
 FOUR = "{count: 4, cpus: 0.5, memory: 1g}"
@@ -57,13 +58,19 @@ class Outcome:
     def events(self, rank: int, event: str) -> list[Record]:
         return [record for record in read_journal(self.folder.journal(rank)) if record["event"] == event]
 
+    def lives(self, rank: int) -> list[list[Record]]:
+        """Its journal, cut where it was started."""
+        records = read_journal(self.folder.journal(rank))
+        starts = [number for number, record in enumerate(records) if record["event"] == "start"]
+        return [records[begin:end] for begin, end in pairwise([*starts, len(records)])]
+
     @property
     def drift(self) -> float:
         return float(np.linalg.norm(self.finals - self.finals.mean(axis=0), axis=1).max())
 
 
 def carry_out(arm: str, folder: Path, **settings: Any) -> Outcome:
-    text = PLAN.format(**{"faults": "[]", "nodes": FOUR, **settings})
+    text = PLAN.format(**{"faults": "[]", "nodes": FOUR, "store": "{}", **settings})
     file = folder / "plan.yaml"
     file.write_text(text)
     plan = read_plan(text, file=str(file))
@@ -179,3 +186,45 @@ def test_asynchronous_sgd_brings_every_rank_to_the_optimum(name: str, arm: str, 
     assert np.abs(learner.start() - learner.optimum()).max() > 2
     assert np.abs(run.finals - learner.optimum()).max() < near
     assert np.ptp(run.finals, axis=0).max() < 2 * near, "and so near to each other"
+
+
+# Nothing is killed in the local arm. (In containers the control is left out: it costs as much time as the rest.)
+@pytest.mark.parametrize(
+    ("arm", "backend", "time_s"),
+    [
+        ("simulated", "fsync", 4),
+        ("simulated", "memory", 4),
+        # a container and its rank need some seconds to come back
+        pytest.param("docker", "fsync", 30, marks=[pytest.mark.docker, pytest.mark.timeout(600)]),
+    ],
+)
+def test_a_rank_of_rps_that_comes_back_goes_on_from_the_model_that_it_kept(
+    arm: str, backend: str, time_s: int, tmp_path: Path
+) -> None:
+    """It had nearly reached the optimum, and begins its new life there; with a store in memory alone, at the start."""
+    run = carry_out(
+        arm,
+        tmp_path,
+        algorithm="{name: rps, lr: 0.2}",
+        loss="0%",
+        task=BOWL,
+        steps=f"1000000, time: {time_s}s",
+        faults="[{at: step 60, crash: {node: 2}, for: 1s}]",
+        store=f"{{backend: {backend}}}",
+    )
+    former, latter = run.lives(2)
+    (loaded,) = [line for line in latter if line["event"] == "loaded"]
+    done = [line["step"] for line in former if line["event"] == "step"][-1]
+    losses = [next(line["loss"] for line in life if line["event"] == "evaluation") for life in (former, latter)]
+    if backend == "memory":
+        assert (loaded["what"], loaded["step"]) == ([], 0)
+        assert losses[1] == losses[0], "the common start, once more"
+    else:
+        assert loaded["what"] == ["model"]
+        # The step that was kept is told in the journal a moment later, or never.
+        assert 59 <= done <= loaded["step"] <= done + 1
+        assert losses[1] < 0.01 * losses[0]
+    (skip, *_) = [line for line in latter if line["event"] == "skip"]
+    assert skip["from"] in (loaded["step"], loaded["step"] + 1)
+    (end,) = [line for line in latter if line["event"] == "end"]
+    assert end["step"] > done + 10

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bench_contraction import MID_EXTREMES, of_inputs, of_mean, of_schedules
+from bench_contraction import MID_EXTREMES, of_inputs, of_schedules
 
 from testbed.algorithms.mdaa import mdaa
-from testbed.core.agreement import coordinate_diameter
+from testbed.core.agreement import coordinate_diameter, mean_bound
 from testbed.core.faults import Cut, Fault, Moment
 from testbed.core.partitions import split
 from testbed.learning.objectives import Quadratic
@@ -20,7 +20,7 @@ FLOAT32 = 1e-4  # what rounding can add where diameters are above 1e-2
 @pytest.mark.parametrize("aggregate", ["mid-extremes", "mean"])
 def test_no_round_leaves_more_than_its_bound(aggregate, source):
     for members, ratios in source(aggregate, 150).items():
-        bound = MID_EXTREMES if aggregate == "mid-extremes" else of_mean(members)
+        bound = MID_EXTREMES if aggregate == "mid-extremes" else mean_bound(members)
         assert max(ratios) <= bound + FLOAT32, f"{members} ranks"
 
 

@@ -101,12 +101,37 @@ def test_partition_that_needs_more_nodes_is_refused(shape: str, nodes: int, sent
         )
 
 
-def test_crash_under_a_collective_is_refused_because_mpi_ends_the_whole_job() -> None:
-    allreduce = "algorithm: {name: allreduce, lr: 0.1}\n"
-    assert refused("- {at: 1s, crash: {node: 2}, for: 1s}", allreduce) == [
-        "allreduce is carried by MPI, which ends the whole job with any of its ranks"
-    ]
-    assert read("- {at: 1s, pause: {node: 2}, for: 1s}", allreduce).faults
+ALLREDUCE = "algorithm: {{name: allreduce, lr: 0.1, on_crash: {}}}\n"
+
+
+def test_a_job_that_starts_again_waits_for_who_crashed_so_that_a_crash_without_an_end_gets_one() -> None:
+    restart = ALLREDUCE.format("restart")
+    (crash,) = read("- {at: step 9, crash: {node: 2}}", restart).faults
+    assert crash.for_s == 1.0
+    crash, _ = read("- {at: 1s, crash: {node: 2}}\n- {at: 9s, recover: {node: 2}}", restart).faults
+    assert crash.for_s is None
+    crash, other, _ = read(
+        "- {at: 1s, crash: {node: 2}}\n- {at: 2s, crash: {rank: 1}}\n- {at: 9s, recover: {node: 2}}", restart
+    ).faults
+    assert (crash.for_s, other.for_s) == (None, 1.0)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        "- {at: 1s, crash: {node: 2}, until: step 90}",
+        "- {at: 1s, crash: {node: 2}, for: 1s}\n- {at: step 90, recover: {node: 2}}",
+    ],
+)
+def test_nobody_reaches_a_step_at_which_the_crashed_would_come_back(faults: str) -> None:
+    (sentence,) = refused(faults, ALLREDUCE.format("restart"))
+    assert "no step is reached before it is back" in sentence
+
+
+@pytest.mark.parametrize("way", ["stop", "shrink"])
+def test_a_job_that_ends_or_shrinks_leaves_crashes_as_they_are(way: str) -> None:
+    (crash,) = read("- {at: 1s, crash: {node: 2}}", ALLREDUCE.format(way)).faults
+    assert crash.for_s is None
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed import forecast
 from testbed.cli import main
 from testbed.core.partitions import bridge, majority_ring, one_way, split
+from testbed.figures import forecast
+from testbed.figures.style import FORMATS
 from testbed.plan import Plan
 from testbed.plan.picture import picture, ticks_s
 from testbed.plan.reader import load_plan, read_plan
@@ -120,7 +121,7 @@ def test_eras_are_split_where_cuts_overlap() -> None:
     ]
 
 
-@pytest.mark.parametrize("suffix", forecast.FORMATS)
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_figure_is_drawn_in_every_format(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"plan{suffix}"
     forecast.draw(read(RICH), path)

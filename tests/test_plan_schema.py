@@ -89,6 +89,7 @@ BASES: list[dict[str, Any]] = [
         "algorithm": {"name": "allreduce", "lr": 1, "average": "models"},
         "task": {"model": "quadratic", "dimension": 10, "condition": 4, "noise": 0, "spread": 1},
         "run": {"target": {"loss": 0.1}},
+        "sweep": {"grid": {"network.default.loss": ["1%", "5%"], "run.steps": [5]}, "seeds": [1, 2]},
     },
     {
         "name": "other",
@@ -105,6 +106,7 @@ BASES: list[dict[str, Any]] = [
         },
         "algorithm": {"name": "gradient-averaging", "lr": 0.5},
         "task": {"model": "double-well"},
+        "sweep": {"points": [{"algorithm.lr": 0.1, "run.steps": 5}, {"run.steps": 6}], "seeds": 3},
     },
     *(
         {

@@ -46,6 +46,7 @@ faults:
         "  trains    rps (lr 0.1)",
         "            mlp (hidden 32) on digits, batch 32, iid",
         "            300 steps, evaluated every 10, target accuracy 0.9",
+        "  keeps     the model after every 10 steps, written and synced before the next one begins",
         "  timeline  0s        every rank starts",
         "            5s        partition 0,1 | 2,3  until 10s",
         "            step 200  set all→1: loss 30%  for 10s",

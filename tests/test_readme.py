@@ -39,8 +39,28 @@ def test_the_commands_of_the_readme_run(command: str, tmp_path: Path) -> None:
         words = [word for word in words if word != "--strict"]  # which one honest network in a hundred fails
         if "topologies/quickstart.yaml" in words:
             words += ["--set", "run.steps=50"]  # fewer than a reader would have
+    if words[0] == "sweep":  # fewer points than a reader would have, of fewer ranks
+        words += ["--runs", str(tmp_path), "--seeds=1", "--set=nodes.count=4", "--set=run.steps=5", "--no-figures"]
     done = subprocess.run([sys.executable, "-m", "testbed.cli", *words], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_script_of_the_readme_draws_its_picture(tmp_path: Path) -> None:
+    (script,) = re.findall(r'```python\n(""".*?)```', TEXT, re.DOTALL)
+    assert len(script.splitlines()) < 30
+    shorter = {
+        'load("topologies/': f'load("{REPOSITORY}/topologies/',
+        '.yaml")': '.yaml").vary({"nodes.count": 4, "run.steps": 5})',
+        '"0%", "1%", "5%", "10%", "20%", "40%"': '"0%", "20%"',
+        "seeds=5": "seeds=2",
+    }
+    for whole, less in shorter.items():
+        assert script.count(whole) == 1
+        script = script.replace(whole, less)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "gradient-averaging" in done.stdout
+    assert (tmp_path / "drift.svg").stat().st_size > 1000
 
 
 def test_there_are_commands_in_the_readme() -> None:

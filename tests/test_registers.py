@@ -100,7 +100,7 @@ def read_many(path, reads, report):
 
 
 def test_no_reader_ever_sees_a_torn_value(tmp_path):
-    """One writer and three readers at full speed; TESTBED_READS=1000000 for the long form."""
+    """One writer and three readers at full speed; the long form: TESTBED_READS=1000000, with --timeout=3600."""
     context = multiprocessing.get_context("spawn")
     path, stop, report = tmp_path / "r", context.Event(), context.Queue()
     with Register(path, width=WIDTH) as register:

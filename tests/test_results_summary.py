@@ -64,6 +64,20 @@ def test_steps_are_timed_from_one_to_the_next_and_not_across_a_crash(tmp_path: P
     assert rank.ended is None
 
 
+def test_what_keeping_costs_is_told_of_the_steps_that_kept_and_as_a_share_of_all(tmp_path: Path) -> None:
+    world = World(tmp_path, plan_of(nodes=1))
+    world.start(0)
+    world.step(0, 1.0, 1, persist_s=0.5)  # the first of a life: nobody knows how long it took
+    world.step(0, 2.0, 2)  # `every: 2`
+    world.step(0, 3.0, 3, persist_s=0.1)
+    world.start(0, 8.0, step=3)
+    world.step(0, 9.0, 4, persist_s=0.2)
+    world.step(0, 11.0, 5, persist_s=0.1)
+    (rank,) = summary_of(world).ranks
+    assert rank.persist_median_s == 0.15  # of 0.5, 0.1, 0.2, 0.1
+    assert rank.persist_share == 0.05  # 0.1 + 0.1, of 1 + 1 and 2 s
+
+
 def test_the_slowest_rank_says_how_many_steps_are_done(tmp_path: Path) -> None:
     world = World(tmp_path, plan_of(2))
     for rank, step in ((0, 100), (1, 60)):
@@ -363,6 +377,7 @@ def test_messages_are_told_of_over_all_lives_and_skipping_is_no_warning(tmp_path
     told(world, 1, 2.0, [60, 0], [60, 0])
     world.start(1, 3.0)  # of a new life
     told(world, 1, 4.0, [40, 0], [0, 0])
+    world.step(1, 4.0, 40)
     world.rank(0, "skip", 4.0, **{"from": 10, "to": 40})
     for rank in (0, 1):
         world.end(rank, 5.0, 100)

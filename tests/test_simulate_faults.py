@@ -17,6 +17,7 @@ from testbed.algorithms.node import Node
 from testbed.algorithms.rps import rps
 from testbed.core.faults import Crash, Cut, Effect, Fault, Moment, Pause, Recover, Resume, Slow
 from testbed.core.partitions import split
+from testbed.plan.model import StoreBackend, StoreChoice
 from testbed.simulate import DeadlockError, Outcome, run_algorithm, simulate, uniform_links
 
 GRADIENT_S = 0.01
@@ -80,18 +81,31 @@ def test_a_crashed_rank_stops_and_its_peers_come_to_suspect_it() -> None:
         assert outcome.events(rank, "end")[0]["step"] == 100
 
 
-def test_a_recovered_rank_starts_again_and_skips_to_its_peers() -> None:
-    outcome = run([fault(0.5, Crash(nodes(2)), for_s=0.7)])
+@pytest.mark.parametrize("backend", ["fsync", "memory"])
+def test_a_recovered_rank_goes_on_from_its_store_and_skips_to_its_peers(backend: StoreBackend) -> None:
+    outcome = run([fault(0.5, Crash(nodes(2)), for_s=0.7)], store=StoreChoice(backend))
     assert times(outcome, 2, "start") == [0.0, 1.2]
+    done = [record["step"] for record in outcome.events(2, "step") if record["at_s"] <= 0.5][-1]
+    kept = 0 if backend == "memory" else done
+    (loaded,) = outcome.events(2, "loaded")
+    assert (loaded["at_s"], loaded["step"]) == (1.2, kept)
+    assert loaded["what"] == ([] if backend == "memory" else ["model"])
     (skip,) = outcome.events(2, "skip")
     # It knows where the others are once each has sent something: after a step of theirs at most.
     assert 1.2 < skip["at_s"] < 1.2 + 2 * (GRADIENT_S + 0.01)
-    assert skip["from"] in (0, 1)
+    assert skip["from"] in (kept, kept + 1)
     there = [record["step"] for record in outcome.events(0, "step") if record["at_s"] <= skip["at_s"]]
     assert abs(skip["to"] - there[-1]) <= 1
     assert [record["peer"] for record in outcome.events(0, "heard")] == [2]
     assert {outcome.events(rank, "end")[0]["step"] for rank in range(4)} == {100}
     assert (outcome.models == outcome.models[0]).all()
+
+
+def test_what_is_kept_every_ten_steps_is_ten_steps_old_at_most() -> None:
+    outcome = run([fault(0.5, Crash(nodes(2)), for_s=0.7)], store=StoreChoice(every=10))
+    done = [record["step"] for record in outcome.events(2, "step") if record["at_s"] <= 0.5][-1]
+    (loaded,) = outcome.events(2, "loaded")
+    assert loaded["step"] == done - done % 10 > 0
 
 
 def test_a_new_life_knows_nothing_of_the_one_before() -> None:

@@ -17,6 +17,7 @@ from testbed.errors import RankError
 from testbed.journal import Journal, Record, read_journal
 from testbed.plan import AlgorithmChoice, Network, NodeSpec, Plan, Run, Task
 from testbed.runfolder import Ready, RunFolder
+from testbed.runtime.cpu import Cpu
 from testbed.runtime.node_jobs import Ended
 from testbed.supervisor import training
 from testbed.supervisor.keeper import Carried
@@ -51,6 +52,10 @@ class Script:
     carried: list[Condition] = field(default_factory=list)
 
     @property
+    def cpu(self) -> Cpu:
+        return Cpu.here()
+
+    @property
     def log(self) -> Path:
         return self.folder.path / "mpirun.log"
 
@@ -67,6 +72,10 @@ class Script:
     @property
     def away(self) -> frozenset[int]:
         return self.carried[-1].crashed | self.carried[-1].paused if self.carried else frozenset()
+
+    @property
+    def is_over(self) -> bool:
+        return False
 
     def refuse(self, condition: Condition) -> None: ...
 

@@ -20,6 +20,8 @@ from testbed.evaluate import evaluate_run
 from testbed.journal import Record, read_journal
 from testbed.plan import Plan
 from testbed.plan.reader import load_plan
+from testbed.results import summarise
+from testbed.results.contraction import contractions
 from testbed.runfolder import RunFolder
 
 pytest.importorskip("torch")
@@ -113,6 +115,18 @@ def test_allreduce_cut_stalls_and_comes_back(tmp_path: Path) -> None:
     assert (run.finals == run.finals[0]).all()
 
 
+def test_allreduce_restart_waits_repeats_a_few_steps_and_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+    run = shown("allreduce-restart", tmp_path / "crash", "run.steps=200")
+    calm = shown("allreduce-restart", tmp_path / "calm", "run.steps=200", "faults=[]")
+    (killed_s,) = [line["at_s"] for line in read_journal(run.folder.supervisor_journal) if line.get("did") == "broken"]
+    for rank in range(4):
+        assert run.steps_within(rank, killed_s + 0.001, killed_s + 3.0) == []
+        assert [line["step"] for line in run.events(rank, "start")] == [0, 150]
+        again = [line["step"] for line in run.events(rank, "step") if line["at_s"] > killed_s + 0.001]
+        assert again == list(range(151, 201))
+    assert (run.finals == calm.finals).all()
+
+
 def test_mdaa_cut_the_minority_stalls_and_skips_to_the_majority_within_a_second(tmp_path: Path) -> None:
     run = shown("mdaa-cut", tmp_path, "run.time=12s", "run.evaluate_every=100")
     for rank in (0, 1):
@@ -135,6 +149,31 @@ def test_mdaa_clusters_learn_digits_and_agreement_shrinks_the_models_diameter(tm
     steps = [step for rank in range(8) for step in run.events(rank, "step") if step.get("heard_diameter")]
     assert len(steps) > 1000
     assert np.mean([step["agreed_diameter"] / step["heard_diameter"] for step in steps]) < 0.5
+    # And of all ranks, in every iteration that was evaluated: by at least the proven factor, to float32's rounding.
+    iterations = contractions(run.folder, run.plan)
+    assert len(iterations) == 20
+    assert all(each.after <= each.before * each.bound * (1 + 1e-5) for each in iterations)
+
+
+def test_mdaa_shared_goes_on_while_its_clusters_are_cut_through_the_middle(tmp_path: Path) -> None:
+    run = shown("mdaa-shared", tmp_path / "shared", "run.time=8s", "run.evaluate_every=100")
+    assert max(len(run.steps_within(rank, 3.2, 7.0)) for rank in range(4)) > 50
+    last = [run.events(rank, "end")[-1]["step"] for rank in range(4)]
+    assert max(last) - min(last) <= 5, "after the heal all are together"
+    alone = shown("mdaa-shared", tmp_path / "alone", "run.time=5s", "run.evaluate_every=100", 'clusters=["0"]')
+    assert all(alone.steps_within(rank, 3.2, 5.0) == [] for rank in range(4)), "two of four are no majority"
+
+
+@pytest.mark.parametrize("name", ["mdaa-crash", "rps-recovery"])
+def test_a_killed_node_is_back_from_its_store_where_the_others_are(tmp_path: Path, name: str) -> None:
+    run = shown(name, tmp_path, "run.time=5s", "run.evaluate_every=1000")
+    (recovery,) = summarise(run.folder, run.plan, arm="simulated").recoveries
+    assert recovery.who == "node 2"
+    assert recovery.resumed_step is not None
+    assert 48 <= recovery.resumed_step <= 50
+    assert recovery.returned
+    assert recovery.skipped_steps > 50
+    assert recovery.pace.ratio == pytest.approx(1.0, abs=0.1), "nobody waits for it"
 
 
 @pytest.mark.timeout(300)

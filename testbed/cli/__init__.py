@@ -9,8 +9,11 @@ from testbed.cli.fault import fault
 from testbed.cli.image import image
 from testbed.cli.machine import doctor
 from testbed.cli.plan import check, graph, schema
+from testbed.cli.report import report
 from testbed.cli.run import local, simulate, up
+from testbed.cli.soak import soak
 from testbed.cli.standing import down, execute, logs, ps
+from testbed.cli.sweep import sweep
 from testbed.cli.verify import verify
 
 
@@ -28,7 +31,7 @@ def main() -> None:
 
 
 for command in (
-    *(up, local, simulate, verify),
+    *(up, local, simulate, verify, soak, report, sweep),
     *(check, graph, schema),
     *(ps, logs, execute, down, fault),
     *(doctor, image),

@@ -154,6 +154,9 @@ def heal(as_json: bool) -> None:
 def crash(what: str, which: str, lasting: str | None, as_json: bool) -> None:
     """Kill nodes with all their ranks, or single ranks.
 
+    Ranks of a collective (allreduce) are one job: with any of them it stops, starts again, or shrinks (experimental),
+    as the plan's `on_crash` says.
+
     \b
     Example: testbed fault crash node 2 --for 3s
     """

@@ -33,10 +33,11 @@ def check(plan: Path, overrides: tuple[str, ...], picture: Path | None, as_json:
 
     wanted = load(plan, overrides)
     if picture is not None:
-        from testbed import forecast
+        from testbed.figures import forecast
+        from testbed.figures.style import FORMATS
 
-        if picture.suffix not in forecast.FORMATS or not picture.absolute().parent.is_dir():
-            raise click.BadParameter(f"{picture} is no {', '.join(forecast.FORMATS)} file in a folder that exists")
+        if picture.suffix not in FORMATS or not picture.absolute().parent.is_dir():
+            raise click.BadParameter(f"{picture} is no {', '.join(FORMATS)} file in a folder that exists")
         forecast.draw(wanted, picture)
     if as_json:
         say_json(timeline.check_plan(wanted))

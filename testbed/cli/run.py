@@ -11,6 +11,7 @@ import click
 
 from testbed.cli.answers import answers_errors, say_json
 from testbed.cli.options import JSON, PLAN, RUNS, SET, STRICT, load, screen_for
+from testbed.cli.report import WEB, WEB_PORT, served
 from testbed.plan import Plan
 
 
@@ -21,10 +22,20 @@ from testbed.plan import Plan
 @STRICT
 @JSON
 @click.option("--verify/--no-verify", "verified", default=True, help="Measure the links for a second first.")
+@WEB
+@WEB_PORT
 @click.option("-d", "--detach", is_flag=True, help="Go on in the background; see `testbed ps`.")
 @answers_errors
 def up(
-    plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, as_json: bool, verified: bool, detach: bool
+    plan: Path,
+    overrides: tuple[str, ...],
+    runs: Path,
+    strict: bool,
+    as_json: bool,
+    verified: bool,
+    web: bool,
+    web_port: int | None,
+    detach: bool,
 ) -> None:
     """Carry out PLAN in containers over a network that behaves as it says; then put everything away.
 
@@ -36,11 +47,14 @@ def up(
     wanted = load(plan, overrides)
     if detach:
         options = [*(["--strict"] if strict else []), *([] if verified else ["--no-verify"])]
+        options += ["--web"] if web else []
+        options += [] if web_port is None else ["--web-port", str(web_port)]
         _detach(plan, overrides, runs, options, wanted, as_json)
         return
-    with screen_for(wanted, as_json) as screen:
-        summary = arms.up(wanted, plan, runs, screen, verified=verified, strict=strict)
-    _conclude(summary, runs / wanted.name, as_json, strict)
+    with served(runs / wanted.name, web, web_port, as_json):
+        with screen_for(wanted, as_json) as screen:
+            summary = arms.up(wanted, plan, runs, screen, verified=verified, strict=strict, overrides=overrides)
+        _conclude(summary, runs / wanted.name, as_json, strict)
 
 
 @click.command()
@@ -49,8 +63,18 @@ def up(
 @RUNS
 @STRICT
 @JSON
+@WEB
+@WEB_PORT
 @answers_errors
-def local(plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, as_json: bool) -> None:
+def local(
+    plan: Path,
+    overrides: tuple[str, ...],
+    runs: Path,
+    strict: bool,
+    as_json: bool,
+    web: bool,
+    web_port: int | None,
+) -> None:
     """Carry out PLAN with mpirun on this machine, without containers.
 
     Nothing emulates a network here: the loss of datagrams is injected by their receivers, and a plan that asks for
@@ -62,9 +86,10 @@ def local(plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, as_j
     from testbed.supervisor import arms
 
     wanted = load(plan, overrides)
-    with screen_for(wanted, as_json) as screen:
-        summary = arms.local(wanted, plan, runs, screen)
-    _conclude(summary, runs / wanted.name, as_json, strict)
+    with served(runs / wanted.name, web, web_port, as_json):
+        with screen_for(wanted, as_json) as screen:
+            summary = arms.local(wanted, plan, runs, screen, overrides=overrides)
+        _conclude(summary, runs / wanted.name, as_json, strict)
 
 
 @click.command()
@@ -73,8 +98,18 @@ def local(plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, as_j
 @RUNS
 @STRICT
 @JSON
+@WEB
+@WEB_PORT
 @answers_errors
-def simulate(plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, as_json: bool) -> None:
+def simulate(
+    plan: Path,
+    overrides: tuple[str, ...],
+    runs: Path,
+    strict: bool,
+    as_json: bool,
+    web: bool,
+    web_port: int | None,
+) -> None:
     """Carry out PLAN in this process and in virtual time: the same plan and seed give the same journals.
 
     \b
@@ -83,9 +118,10 @@ def simulate(plan: Path, overrides: tuple[str, ...], runs: Path, strict: bool, a
     from testbed.supervisor import arms
 
     wanted = load(plan, overrides)
-    with screen_for(wanted, as_json) as screen:
-        summary = arms.simulated(wanted, plan, runs, screen)
-    _conclude(summary, runs / wanted.name, as_json, strict)
+    with served(runs / wanted.name, web, web_port, as_json):
+        with screen_for(wanted, as_json) as screen:
+            summary = arms.simulated(wanted, plan, runs, screen, overrides=overrides)
+        _conclude(summary, runs / wanted.name, as_json, strict)
 
 
 def _conclude(summary: Any, home: Path, as_json: bool, strict: bool) -> None:
@@ -117,3 +153,5 @@ def _detach(
     else:
         click.echo(f"{wanted.name} runs in the background (pid {process.pid}); what it prints goes to {log}")
         click.echo(f"  testbed ps · testbed logs · testbed down {wanted.name}")
+        if "--web" in options or "--web-port" in options:
+            click.echo("  the address of its report is the first line there")

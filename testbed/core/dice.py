@@ -11,6 +11,7 @@ import numpy as np
 _SHARED = 101
 _OWN = 102
 _GRAPH = 103
+_CHAOS = 104
 
 # A step's second gradient must not see the minibatch of any step's first one: its draws begin beyond every step.
 _CALLS_APART = 1 << 32
@@ -29,6 +30,11 @@ def own_rng(seed: int, rank: int, *key: int) -> np.random.Generator:
 def graph_rng(seed: int) -> np.random.Generator:
     """Dice for the edges of a random graph."""
     return np.random.default_rng((seed, _GRAPH))
+
+
+def chaos_rng(seed: int) -> np.random.Generator:
+    """Dice for random faults."""
+    return np.random.default_rng((seed, _CHAOS))
 
 
 def draw_of(step: int, call: int = 0) -> int:

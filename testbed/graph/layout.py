@@ -57,7 +57,7 @@ def _star(graph: Neighbours) -> Points:
 
 def _tree(graph: Neighbours) -> Points:
     """Leaves side by side, the others above the middle of their children."""
-    depth = next(iter(distances(graph)))
+    depth = distances(graph)[0]
     points = np.zeros((len(graph), 2))
     leaves = 0.0
     for node in _depth_first(graph):
@@ -66,7 +66,7 @@ def _tree(graph: Neighbours) -> Points:
             points[node] = points[below, 0].mean(), 0.0
         else:
             points[node, 0], leaves = leaves, leaves + 1
-    points[:, 1] = -np.array(depth) * max(1.2, leaves / 10)
+    points[:, 1] = -depth * max(1.2, leaves / 10)
     return points
 
 
@@ -84,7 +84,7 @@ def _depth_first(graph: Neighbours) -> list[int]:
 def _by_distance(graph: Neighbours) -> Points:
     """As far apart as there are hops between, as well as a plane allows: stress majorization (Gansner, Koren and North,
     Graph Drawing 2004), from a circle."""
-    hops = np.array(list(distances(graph)), dtype=float)
+    hops = distances(graph).astype(float)
     hops[hops < 0] = hops.max() + 1
     count = len(graph)
     weights = np.divide(1.0, hops**2, out=np.zeros_like(hops), where=hops > 0)

@@ -7,7 +7,7 @@ a schedule is plain data. Not here: shapes of partitions, and who is down when (
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,11 @@ from testbed.plan.complaints import Complaints, Wrong
 from testbed.plan.document import Item, item_of
 from testbed.plan.fault_keys import FAULTS, FAULTS_BY_HAND, RANDOM, FaultKind
 from testbed.plan.kinds import Values
-from testbed.plan.launch import is_collective
 from testbed.plan.link_keys import LINK_KEYS
 from testbed.plan.model import AlgorithmChoice, Plan, Run
 from testbed.plan.pairs import existing, pairs_of, show_direction, show_link, show_pair
 from testbed.plan.quantities import FRACTION, TIME, Nodes, show_nodes
+from testbed.plan.spans import concerned
 
 MOST_OCCURRENCES = 10_000  # of one entry; more is a slip, and nobody could read it
 # The first word of the keys of dice thrown here. Algorithms use steps as keys, which are smaller.
@@ -78,6 +78,8 @@ def build_faults(entries: Sequence[Values], stage: Stage, complaints: Complaints
             written.append(_Written(index, entry, draw, moments))
     built = _play(written, stage, complaints)
     _check_jitter(built, stage.base, complaints)
+    if stage.algorithm is not None and stage.algorithm.on_crash == "restart":
+        built = _brought_back(built, complaints)
     return tuple(fault for each in built for fault in each.faults)
 
 
@@ -327,11 +329,6 @@ def _alone(nodes: Sequence[int], size: int) -> Drawn:
 
 
 def _crash(entry: Values, stage: Stage, complaints: Complaints) -> Draw | None:
-    if stage.algorithm is not None and is_collective(stage.algorithm):
-        message = f"{stage.algorithm.name} is carried by MPI, which ends the whole job with any of its ranks"
-        hint = "`pause` the node instead, or take an algorithm over datagrams, like rps"
-        complaints.add(entry.at("crash"), message, hint)
-        return None
     inner: Values = entry.get("crash")
     if "rank" in inner:
         return _members(inner, "rank", stage, complaints, lambda ranks: Crash(ranks=ranks), "crash rank {}")
@@ -521,6 +518,39 @@ def _check_waiting_endings(
         everybody = fault.label.endswith(" all") and (nodes or ranks or paused)
         if never and not everybody:
             complaints.add(each.place, never[0])
+
+
+def _brought_back(built: Sequence[_Built], complaints: Complaints) -> list[_Built]:
+    """For a job that waits for everybody it is made of: who crashes comes back, after `BACK_AFTER_S` where nothing says
+    when. What would end a crash at a step is complained about: until then nobody does one."""
+    endings = [fault for each in built for fault in each.faults if isinstance(fault.effect, Recover)]
+    found = []
+    for each in built:
+        faults = []
+        for fault in each.faults:
+            if isinstance(fault.effect, Crash) and fault.until is not None and fault.until.step is not None:
+                place = each.item.value.get("until", each.item) if isinstance(each.item.value, dict) else each.item
+                complaints.add(place, *_NEVER_THERE)
+            ends = fault.for_s is not None or fault.until is not None or any(_ends(one, fault) for one in endings)
+            faults.append(replace(fault, for_s=BACK_AFTER_S) if isinstance(fault.effect, Crash) and not ends else fault)
+        if isinstance(each.faults[0].effect, Recover) and each.faults[0].moment.step is not None:
+            complaints.add(each.item, *_NEVER_THERE)
+        found.append(replace(each, faults=tuple(faults)))
+    return found
+
+
+BACK_AFTER_S = 1.0  # a crash is then long enough to be seen in every picture, and short enough to be "at once"
+_NEVER_THERE = (
+    "under `on_crash: restart` all ranks wait for who is down, so that no step is reached before it is back",
+    "say when by `for`, or by a time",
+)
+
+
+def _ends(ending: Fault, crash: Fault) -> bool:
+    """Whether all whom `crash` kills are back with `ending`, at a time after it, as far as one can tell."""
+    if ending.moment.at_s is None or not set(concerned(crash.effect)) <= set(concerned(ending.effect)):
+        return False
+    return crash.moment.at_s is None or ending.moment.at_s >= crash.moment.at_s
 
 
 def _end_s(fault: Fault) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +24,15 @@ from testbed.core.faults import (
     Slow,
 )
 from testbed.core.links import LinkState
+from testbed.core.quorums import Clusters
 from testbed.core.topologies import Topology
 
 Backend = Literal["auto", "netem", "nft", "userspace"]
 Device = Literal["auto", "cpu", "cuda"]
 GradientLaw = Literal["constant", "exponential", "measured"]
+RegisterKind = Literal["memory", "nvm"]
+StoreBackend = Literal["fsync", "msync", "dax", "memory"]
+OnCrash = Literal["stop", "restart", "shrink"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class AlgorithmChoice:
     name: str  # in the catalog; of an own algorithm, the function's name
     parameters: Mapping[str, Any] = field(default_factory=dict)
     file: str | None = None  # absolute path of an own algorithm's Python file
+    on_crash: OnCrash = "stop"  # of a collective: what becomes of the one MPI job when a part of it is killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +104,29 @@ class Run:
     evaluate_every: int = 10  # steps between evaluations (and saved snapshots) of every rank's model
     phase_timeout_s: float = 2.0  # ceiling of the adaptive deadline of a datagram phase
     silence_s: float = 120.0  # a rank that says nothing for so long has fallen over
-    threads: int = 1  # torch threads per rank
+    threads: int = 1  # that compute, per rank
     device: Device = "auto"
     gradient_s: float = 0.01  # simulated arm: how long one gradient takes, on average; unless it is measured
     gradient_law: GradientLaw = "constant"
+
+    def evaluates(self, step: int) -> bool:
+        """Whether models are looked at, and kept, after so many steps."""
+        return step % self.evaluate_every == 0 or step == self.steps
+
+
+@dataclass(frozen=True, slots=True)
+class StoreChoice:
+    """What every rank keeps for the time after a crash, and how. Messages are kept before each is sent, whatever is
+    said here; the rest is about models."""
+
+    backend: StoreBackend = "fsync"
+    every: int = 1  # steps from one model that is kept to the next
+    wait: bool = True  # until it is on the medium; else a thread of its own brings it there
+
+    def is_due(self, step: int, kept: int) -> bool:
+        """Whether the model after `step` steps is to be kept, `kept` being the step of the last one that was. Multiples
+        of `every`; who skips one keeps the first after it."""
+        return step // self.every > kept // self.every
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +139,28 @@ class Plan:
     run: Run
     faults: tuple[Fault, ...] = ()
     seed: int = 0  # fixes data order, initial model, owners and schedule; not which packets a kernel drops
+    clusters: tuple[tuple[int, ...], ...] = ()  # nodes that share registers; a node in none has its own
+    store: StoreChoice = field(default_factory=StoreChoice)
+    registers: RegisterKind = "memory"  # what they lie in: memory of their cluster's nodes, or the run's volume
 
     @property
     def places(self) -> tuple[RankPlace, ...]:
         """Every rank in order; nodes hold consecutive ranks."""
-        slots = [(node, slot) for node, spec in enumerate(self.nodes) for slot in range(spec.ranks)]
-        return tuple(RankPlace(rank, node, slot) for rank, (node, slot) in enumerate(slots))
+        return _places(tuple(spec.ranks for spec in self.nodes))
 
     @property
     def size(self) -> int:
         """How many ranks."""
         return sum(node.ranks for node in self.nodes)
+
+    @property
+    def rank_clusters(self) -> Clusters:
+        """Which ranks share registers."""
+        return Clusters.of_nodes([place.node for place in self.places], self.clusters)
+
+    def cluster_of(self, node: int) -> tuple[int, ...]:
+        """The nodes of the cluster of `node`, itself among them."""
+        return next((group for group in self.clusters if node in group), (node,))
 
     def schedule(self) -> Schedule:
         return Schedule(self.network.links, self.faults)
@@ -161,7 +197,16 @@ class Plan:
             run=Run(**run),
             faults=tuple(_fault_from_json(fault) for fault in data["faults"]),
             seed=data["seed"],
+            clusters=tuple(tuple(group) for group in data["clusters"]),
+            registers=data["registers"],
+            store=StoreChoice(**data["store"]),
         )
+
+
+@lru_cache(maxsize=16)  # asked for again and again, of the same few plans
+def _places(ranks: tuple[int, ...]) -> tuple[RankPlace, ...]:
+    slots = [(node, slot) for node, count in enumerate(ranks) for slot in range(count)]
+    return tuple(RankPlace(rank, node, slot) for rank, (node, slot) in enumerate(slots))
 
 
 def _without_links_and_faults(plan: Plan) -> Plan:

@@ -1,7 +1,7 @@
 """The timeline of a plan as a picture of characters: a line for each fault of links and for each node that suffers.
 
 Only what comes at a time has a place in it; what waits for a step is listed below. Readable without colour. The same as
-a figure is forecast.py.
+a figure is figures/forecast.py.
 """
 
 from __future__ import annotations

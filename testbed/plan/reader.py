@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from testbed.errors import Complaint, PlanError
+from testbed.plan.clusters import build_clusters
 from testbed.plan.complaints import Complaints, Wrong
 from testbed.plan.document import Item, read_document, set_value
 from testbed.plan.faults import Stage, build_faults
@@ -18,6 +19,7 @@ from testbed.plan.kinds import Values
 from testbed.plan.model import NodeSpec, Plan
 from testbed.plan.network import build_network
 from testbed.plan.quantities import SIZE
+from testbed.plan.store import build_store
 from testbed.plan.training import build_algorithm, build_run, build_task, check_target
 from testbed.plan.vocabulary import MOST_NODES, PLAN
 
@@ -26,8 +28,13 @@ _LEAST_MEMORY_BYTES = 6 * 2**20  # Docker refuses a smaller limit
 
 def load_plan(path: str | Path, *, overrides: Sequence[str] = ()) -> Plan:
     """The plan in the file at `path`, changed by `overrides` ("network.default.loss=5%"). Raises PlanError."""
+    return read_plan(read_text(path), file=str(path), overrides=overrides)
+
+
+def read_text(path: str | Path) -> str:
+    """What stands in the file at `path`. Raises PlanError."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         hint = "plans that come with testbed lie in topologies/"
         raise PlanError([Complaint("there is no such file", file=str(path), hint=hint)]) from error
@@ -35,7 +42,6 @@ def load_plan(path: str | Path, *, overrides: Sequence[str] = ()) -> Plan:
         raise PlanError([Complaint("this is not text in UTF-8", file=str(path))]) from error
     except OSError as error:
         raise PlanError([Complaint(f"cannot be read: {error.strerror}", file=str(path))]) from error
-    return read_plan(text, file=str(path), overrides=overrides)
 
 
 def read_plan(text: str, *, file: str, overrides: Sequence[str] = ()) -> Plan:
@@ -74,6 +80,7 @@ def _build(root: Item, folder: Path, complaints: Complaints) -> Plan | None:
     nodes = _nodes(values, complaints)
     if nodes is None:
         return None
+    clusters = build_clusters(values, len(nodes), complaints)
     network = build_network(values.get("network"), nodes=nodes, seed=values.get("seed", 0), complaints=complaints)
     # A step count or time that is itself wrong is complained about already: no fault is measured against a default.
     steps_are_known = _is_whole(values, "run") and (run_values is None or _is_whole(run_values, "steps"))
@@ -84,7 +91,20 @@ def _build(root: Item, folder: Path, complaints: Complaints) -> Plan | None:
     faults = build_faults(entries, stage, complaints)
     if algorithm is None or task is None or "name" not in values:
         return None
-    return Plan(values.get("name"), nodes, network, algorithm, task, run, faults, **values.arguments("seed"))
+    settings = values.arguments("seed", "registers")
+    store = build_store(values.get("store"), algorithm=algorithm, faults=faults, run=run, complaints=complaints)
+    return Plan(
+        values.get("name"),
+        nodes,
+        network,
+        algorithm,
+        task,
+        run,
+        faults,
+        clusters=clusters,
+        store=store,
+        **settings,
+    )
 
 
 def _is_whole(values: Values, key: str) -> bool:

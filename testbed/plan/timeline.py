@@ -13,12 +13,14 @@ from typing import Any
 
 from testbed.core.faults import Ending, Fault
 from testbed.core.links import Link, Pair
-from testbed.plan.launch import launch_mode
+from testbed.plan.clusters import clusters_of, quorum_sentence, uses_registers
+from testbed.plan.launch import launch_mode, what_crashes_do
 from testbed.plan.model import NodeSpec, Plan
 from testbed.plan.pairs import link_texts, show_direction, show_link, show_pair
 from testbed.plan.picture import picture
 from testbed.plan.quantities import RATE, SIZE, TIME, show_nodes
 from testbed.plan.spans import Span, ends_what, spans
+from testbed.plan.store import store_sentence
 from testbed.plan.warnings import warnings
 
 _MOST_ROWS, _FIRST, _LAST = 24, 14, 8  # of a longer timeline, so many are shown
@@ -33,6 +35,7 @@ def check_plan(plan: Plan) -> dict[str, Any]:
         "seed": plan.seed,
         "nodes": [_node_row(plan, group) for group in node_groups(plan)],
         "ranks": [asdict(place) for place in plan.places],
+        "clusters": _clusters_row(plan),
         "links": {
             "backend": plan.network.backend,
             "topology": plan.network.topology.kind,
@@ -46,8 +49,9 @@ def check_plan(plan: Plan) -> dict[str, Any]:
         "algorithm": asdict(plan.algorithm),
         "task": asdict(plan.task),
         "run": asdict(plan.run),
+        "store": asdict(plan.store),
         "timeline": [asdict(row) for row in timeline(plan)],
-        "launch": {"mode": mode, "reason": reason},
+        "launch": {"mode": mode, "reason": reason, "crashes": what_crashes_do(plan)},
         "warnings": list(warnings(plan)),
     }
 
@@ -57,11 +61,14 @@ def describe(plan: Plan, *, width: int = 80) -> str:
     _, reason = launch_mode(plan)
     parts = [
         ("nodes", [_node_text(plan, group) for group in node_groups(plan)]),
+        ("clusters", _cluster_lines(plan)),
         ("links", _link_lines(plan)),
         ("trains", _training_lines(plan)),
+        ("keeps", [store_sentence(plan)]),
         ("timeline", _timeline_lines(plan)),
         ("picture", picture(plan, width - 12)),
         ("launch", [reason]),
+        ("crashes", [sentence] if (sentence := what_crashes_do(plan)) else []),
         ("warnings", list(warnings(plan))),
     ]
     lines = [f"{plan.name}, seed {plan.seed}"]
@@ -128,6 +135,39 @@ def _node_text(plan: Plan, span: NodeSpan) -> str:
 
 def _count(number: float, noun: str) -> str:
     return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+# Clusters -------------------------------------------------------------------------------------------------------------
+
+
+def _clusters_row(plan: Plan) -> dict[str, Any] | None:
+    """None where the algorithm knows no registers."""
+    if not uses_registers(plan):
+        return None
+    return {
+        "clusters": [{"nodes": show_nodes(each.nodes), "ranks": show_nodes(each.ranks)} for each in clusters_of(plan)],
+        "registers": plan.registers,
+        "quorum": quorum_sentence(plan),
+    }
+
+
+def _cluster_lines(plan: Plan) -> list[str]:
+    """Nothing where every rank is alone."""
+    clusters = clusters_of(plan)
+    if not uses_registers(plan) or len(clusters) == plan.size:
+        return []
+    shared = [each for each in clusters if len(each.ranks) > 1]
+    shown = " | ".join(show_nodes(each.ranks) for each in shared[:_MOST_ROWS])
+    shown += f" and {len(shared) - _MOST_ROWS} more" if len(shared) > _MOST_ROWS else ""
+    alone = len(clusters) - len(shared)
+    lines = [f"ranks {shown} share registers" + (f", {_count(alone, 'rank')} alone" if alone else "")]
+    if plan.registers == "nvm":
+        lines.append("registers lie on the run's volume: they outlast every crash")
+    elif plan.clusters:
+        lines.append("registers lie in memory: lost when all nodes of a cluster are down together")
+    if (quorum := quorum_sentence(plan)) is not None:
+        lines.append(f"{quorum}; a message represents the whole cluster of its sender")
+    return lines
 
 
 # Links ----------------------------------------------------------------------------------------------------------------

@@ -34,8 +34,9 @@ def build_algorithm(item: Item, *, folder: Path, complaints: Complaints) -> Algo
         complaints.add_wrong(wrong)
         return None
     values = algorithm_section(name, algorithm).read(item, complaints)
-    parameters = {key: value for key, value in values.data.items() if key != "name"}
-    return AlgorithmChoice(name, parameters, None if file is None else str(file.resolve()))
+    parameters = {key: value for key, value in values.data.items() if key in algorithm.parameters}
+    of_the_run = {} if "on_crash" in parameters else values.arguments("on_crash")
+    return AlgorithmChoice(name, parameters, None if file is None else str(file.resolve()), **of_the_run)
 
 
 def _known(item: Item) -> Algorithm:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from testbed.algorithms.catalog import ALGORITHMS, Algorithm
+from testbed.algorithms.node import Channel
 from testbed.core import tasks
 from testbed.core.tasks import DATASETS, MODELS
 from testbed.plan import model
@@ -26,6 +27,7 @@ from testbed.plan.kinds import (
     Integer,
     Kind,
     Many,
+    NodeGroup,
     Number,
     Quantity,
     Schema,
@@ -36,6 +38,7 @@ from testbed.plan.kinds import (
 )
 from testbed.plan.link_keys import DEFAULT_LINK, PAIR_LINK
 from testbed.plan.quantities import RATE, SIZE, TIME, QuantityError
+from testbed.plan.sweep import SweepKind
 from testbed.plan.topology_keys import TOPOLOGY
 
 MOST_NODES = 1000  # a link per ordered pair: a million of them
@@ -102,16 +105,28 @@ _WELL_KNOWN: Mapping[str, tuple[Kind, str]] = {
 }
 
 
+_ON_CRASH = Field(
+    "on_crash",
+    Choice(get_args(model.OnCrash)),
+    "when a rank or node is killed. stop: the whole job ends, as MPI does; restart: it is started again from the "
+    "newest checkpoint that all ranks hold; shrink (experimental, ULFM): the survivors go on without it",
+)
+
+
 def algorithm_section(name: str, algorithm: Algorithm) -> Section:
-    """The keys of `algorithm:` for one algorithm: what its function takes, by its annotations."""
-    parameters = algorithm.parameters.items()
-    return Section(
-        f"algorithm {name}",
-        (
-            Field("name", Text(r".+", "a name"), algorithm.summary, required=True),
-            *(_parameter(key, parameter) for key, parameter in parameters),
-        ),
-    )
+    """The keys of `algorithm:` for one algorithm: what its function takes, by its annotations; and of a collective,
+    what becomes of it in a crash."""
+    fields = [
+        Field("name", Text(r".+", "a name"), algorithm.summary, required=True),
+        *(_parameter(key, parameter) for key, parameter in algorithm.parameters.items()),
+    ]
+    refused = {}
+    if Channel.COLLECTIVE in algorithm.channels:
+        fields.append(_ON_CRASH)
+    elif "on_crash" not in algorithm.parameters:
+        why = f"`on_crash` is for collectives, which MPI ends with any of their ranks; {name} goes on without it"
+        refused["on_crash"] = (why, "remove it: a rank that is killed comes back by `for` or `recover`")
+    return Section(f"algorithm {name}", tuple(fields), model.AlgorithmChoice, refused=refused)
 
 
 def _parameter(key: str, parameter: inspect.Parameter) -> Field:
@@ -269,7 +284,7 @@ RUN = Section(
             "a rank that says nothing for so long has fallen over",
             to="silence_s",
         ),
-        Field("threads", Integer(1, 1024), "torch threads of each rank"),
+        Field("threads", Integer(1, 1024), "threads that compute, of each rank"),
         Field("device", Choice(get_args(model.Device)), "where gradients are computed"),
         Field(
             "gradient_time",
@@ -280,6 +295,27 @@ RUN = Section(
         ),
     ),
     model.Run,
+)
+
+# Store ----------------------------------------------------------------------------------------------------------------
+
+STORE = Section(
+    "`store`",
+    (
+        Field(
+            "backend",
+            Choice(get_args(model.StoreBackend)),
+            "what a rank keeps its model and its messages with. fsync, the default: written and synced; msync: mapped "
+            "and synced; dax: the same on persistent memory; memory: nothing outlasts the process, the control",
+        ),
+        Field(
+            "every",
+            Integer(1, 10_000_000),
+            "steps from one model that is kept to the next; without it: 1 where somebody comes back, else as often as "
+            "models are evaluated",
+        ),
+        Field("wait", Switch(), "true, the default: until its model is on the medium a rank waits; false: it goes on"),
+    ),
 )
 
 # The whole ------------------------------------------------------------------------------------------------------------
@@ -323,11 +359,24 @@ PLAN = Section(
             "fixes data order, initial model, owners and fault schedule; not which packets a kernel drops",
         ),
         Field("nodes", NodesKind(), "the containers: a group of equal nodes, or a list of groups", required=True),
+        Field(
+            "clusters",
+            Many(NodeGroup(), "groups of nodes", least=1),
+            'nodes whose ranks share registers: `["0-1", "2-3"]`; of a node that is in none, its own ranks do',
+        ),
+        Field(
+            "registers",
+            Choice(get_args(model.RegisterKind)),
+            "where they lie. memory: lost when all nodes of the cluster are down together; nvm: on the run's volume, "
+            "written through before a write counts",
+        ),
+        Field("store", STORE, "what every rank keeps for the time after a crash"),
         Field("network", NETWORK, "what links do to packets"),
         Field("algorithm", AlgorithmKind(), _ALGORITHM_NAME, required=True),
         Field("task", TASK, "which model is trained on which data", required=True),
         Field("run", RUN, "how long, and what is looked at"),
         Field("faults", Many(FaultKind(FAULTS), "faults"), "what goes wrong, and when"),
+        Field("sweep", SweepKind(), "the runs of `testbed sweep`: which settings vary, over which values and seeds"),
     ),
     model.Plan,
     rules={"allOf": [_ACCURACY_RULE]},

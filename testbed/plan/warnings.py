@@ -8,10 +8,12 @@ from collections.abc import Callable
 from testbed.algorithms.catalog import find
 from testbed.algorithms.node import Channel
 from testbed.core.faults import Change, Crash, Cut, Fault, Heal, Moment, Pause
+from testbed.plan.clusters import represented, uses_registers
 from testbed.plan.launch import is_collective
 from testbed.plan.model import Plan
 from testbed.plan.quantities import TIME
 from testbed.plan.spans import Whose, concerned, ends_what, spans
+from testbed.plan.store import tells_messages
 
 
 def warnings(plan: Plan) -> tuple[str, ...]:
@@ -22,7 +24,7 @@ def warnings(plan: Plan) -> tuple[str, ...]:
 def _nothing_is_lost(plan: Plan) -> str | None:
     if Channel.DATAGRAM not in find(plan.algorithm.name, plan.algorithm.file).channels or len(plan.nodes) == 1:
         return None
-    lossy = any(link.missing > 0 for link in plan.network.links.links.values())
+    lossy = any(link.missing > 0 for link in plan.network.links.kinds)
     return (
         None
         if lossy or any(_loses(fault) for fault in plan.faults)
@@ -67,12 +69,25 @@ def _never_ends(fault: Fault, plan: Plan) -> bool:
 def _stays_down(plan: Plan) -> str | None:
     """Allowed: that a node is lost for good is a thing to try."""
     for verb, what in ((Crash, "down"), (Pause, "paused")):
+        if verb is Crash and is_collective(plan.algorithm):  # the sentence on crashes says it
+            continue
         lasting = [f for f in plan.faults if isinstance(f.effect, verb) and _holds_to_the_end(f, plan)]
         if lasting:
             others = f" and {len(lasting) - 1} more like it" if len(lasting) > 1 else ""
             ends = "`for`, `until` or a `recover`" if verb is Crash else "`for`, `until` or a `resume`"
             return f"`{lasting[0].label}`{others} stays {what} to the end of the run; {ends} would end it"
     return None
+
+
+def _back_to_nothing(plan: Plan) -> str | None:
+    """A crash has an end, and no job to come back to."""
+    choice = plan.algorithm
+    ended = [f for f in plan.faults if isinstance(f.effect, Crash) and not _holds_to_the_end(f, plan)]
+    if not ended or not is_collective(choice) or choice.on_crash == "restart":
+        return None
+    why = "the job ends with it" if choice.on_crash == "stop" else "the survivors go on without it"
+    way = f"on_crash: {choice.on_crash}"
+    return f"`{ended[0].label}` has an end, and {why} (`{way}`); `on_crash: restart` would wait for it"
 
 
 def _holds_to_the_end(fault: Fault, plan: Plan) -> bool:
@@ -104,10 +119,18 @@ def _no_majority(plan: Plan) -> str | None:
             held[span.whose] += 1 if begins else -1
             away = [rank for rank, node in enumerate(node_of) if held["node", node] > 0 or held["rank", rank] > 0]
             up = plan.size - len(away)
-            if begins and 2 * up <= plan.size and plan.size > 2:
+            spoken_for = represented(plan, set(range(plan.size)) - set(away))
+            if begins and 2 * len(spoken_for) <= plan.size and plan.size > 2:
                 when = TIME.show(round(at_s, 3))
                 return f"at {when} {up} of {plan.size} ranks are up and awake: no majority"
     return None
+
+
+def _nobody_shares(plan: Plan) -> str | None:
+    if uses_registers(plan) or not (plan.clusters or plan.registers == "nvm"):
+        return None
+    key = "clusters" if plan.clusters else "registers"
+    return f"{plan.algorithm.name} has no registers: `{key}` changes nothing"
 
 
 _MOST_OF_THE_TIME = 0.8
@@ -133,7 +156,7 @@ def _hardly_ever_whole(plan: Plan) -> str | None:
 def _collective_on_lossy_links(plan: Plan) -> str | None:
     if not is_collective(plan.algorithm):
         return None
-    worst = max((link.loss for link in plan.network.links.links.values()), default=0.0)
+    worst = max((link.loss for link in plan.network.links.kinds), default=0.0)
     if worst == 0:
         return None
     return (
@@ -169,18 +192,29 @@ def _ranks_share_a_node(plan: Plan) -> str | None:
 
 
 def _overtakes_nothing(plan: Plan) -> str | None:
-    if not any(link.reorder and not link.delay_s for link in plan.network.links.links.values()):
+    if not any(link.reorder and not link.delay_s for link in plan.network.links.kinds):
         return None
     return "`reorder` does nothing on a link without `delay`: to overtake is to skip the delay"
 
 
 def _distribution_of_nothing(plan: Plan) -> str | None:
-    links = plan.network.links.links.values()
-    if not any(link.distribution != "uniform" and not link.jitter_s for link in links):
+    if not any(link.distribution != "uniform" and not link.jitter_s for link in plan.network.links.kinds):
         return None
     if any("jitter_s" in dict(f.effect.attributes) for f in plan.faults if isinstance(f.effect, Change)):
         return None  # which a fault brings later
     return "`distribution` says how jitter is spread, and some links that have it have no `jitter`"
+
+
+def _forgets(plan: Plan) -> str | None:
+    """`store: {backend: memory}` is a control, and says what it takes away."""
+    if plan.store.backend != "memory":
+        return None
+    if tells_messages(plan.algorithm):
+        return (
+            f"`backend: memory`: what {plan.algorithm.name} promises about crashes does not hold: who comes back does "
+            "not know what it told"
+        )
+    return "`backend: memory`: who comes back begins with the common start"
 
 
 _LOOKS: tuple[Callable[[Plan], str | None], ...] = (
@@ -188,7 +222,10 @@ _LOOKS: tuple[Callable[[Plan], str | None], ...] = (
     _collective_stalls,
     _collective_on_lossy_links,
     _stays_down,
+    _back_to_nothing,
     _no_majority,
+    _nobody_shares,
+    _forgets,
     _hardly_ever_whole,
     _never_evaluated,
     _heals_nothing,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from statistics import median
 
 from testbed.core.links import LinkState
@@ -49,6 +49,14 @@ class Records:
             life.append(record)
         if life:
             yield life
+
+    def step_times_s(self, rank: int) -> list[float]:
+        """Seconds from the end of one step to the end of the next, evaluations between them included, lives apart."""
+        times: list[float] = []
+        for life in self.lives(rank):
+            ends = [record["at_s"] for record in life if record["event"] == "step"]
+            times += [after - before for before, after in pairwise(ends)]
+        return times
 
     def is_whole(self, rank: int) -> bool:
         """It lived once and ended by itself, so that its last counts are all its counts."""

@@ -11,39 +11,54 @@ from textwrap import fill
 
 import numpy as np
 
+from testbed.results import job
 from testbed.results.delivery import PairDelivery
 from testbed.results.faults import FaultWindow
+from testbed.results.recovery import Recovery
 from testbed.results.summary import MessageSummary, Summary, percent
 
 WHOLE_TABLE_NODES = 6  # up to 30 pairs
 WORST_PAIRS = 8
 WIDTH = 100
 LISTED_FAULTS = 4
+LISTED_RECOVERIES = 12
 ON_TIME_S = 0.0005  # what the journals' clocks can tell, and a person would care for
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def render(summary: Summary) -> str:
     """A short text, no trailing newline."""
-    sentences = [
+    blocks = [_filled(text) for text in in_sentences(summary)]
+    blocks += [table] if (table := _recovery_table(summary)) else []
+    blocks += [_pairs(summary)] if summary.network.pairs else []
+    blocks += [_filled(f"warning: {warning}") for warning in summary.warnings]
+    return "\n".join(blocks)
+
+
+def in_sentences(summary: Summary) -> list[str]:
+    """What `render` says before its table, a paragraph each."""
+    said = [
         _what(summary),
         _model(summary),
         _target(summary),
         _network(summary),
         _messages(summary),
         _faults(summary),
+        job.sentences(summary.job),
         _away(summary),
+        *_recoveries(summary),
     ]
-    blocks = [_filled(" ".join(text.split())) for text in sentences if text]
-    blocks += [_pairs(summary)] if summary.network.pairs else []
-    blocks += [_filled(f"warning: {warning}") for warning in summary.warnings]
-    return "\n".join(blocks)
+    return [" ".join(text.split()) for text in said if text]
+
+
+def unbroken(text: str) -> str:
+    """With no-break spaces between numbers and their units, and within numbers."""
+    return re.sub(r"(?<=\d) (?=%|ms\b|s\b|min\b|\d{3}\b)", _NO_BREAK, text)
 
 
 def _filled(text: str) -> str:
     """Wrapped, but never between a number and its unit."""
-    held = re.sub(r"(?<=\d) (?=%|ms\b|s\b|min\b|\d{3}\b)", _NO_BREAK, text)
-    return fill(held, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False).replace(
+    return fill(unbroken(text), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False).replace(
         _NO_BREAK, " "
     )
 
@@ -52,6 +67,8 @@ def _what(summary: Summary) -> str:
     ranks = len(summary.ranks)
     nodes = "" if summary.nodes == ranks else f" on {summary.nodes} nodes"
     ended = "" if summary.outcome == "finished" else f" (ended: {summary.outcome})"
+    if summary.outcome.startswith("the job "):  # a whole sentence
+        ended = f": {summary.outcome}"
     pace = ""
     if summary.step_median_s is not None and summary.step_p95_s is not None:
         pace = f", {duration(summary.step_median_s)} a step (median; 95 % under {duration(summary.step_p95_s)})"
@@ -184,12 +201,102 @@ def _away(summary: Summary) -> str:
         for who, each_s in sorted(times_s.items()):
             often = "" if len(each_s) == 1 else f" {len(each_s)} times"
             said.append(f"{who.capitalize()} {was}{often}, for {duration(sum(each_s))}.")
-    back = [rank for rank in summary.ranks if rank.starts > 1 and rank.skipped_steps]
-    if back:
-        steps = sorted(rank.skipped_steps for rank in back)
-        who = "Who was started again" if len(back) > 1 else f"Rank {back[0].rank}, started again,"
-        said.append(f"{who} skipped {steps[0] if steps[0] == steps[-1] else f'{steps[0]} to {steps[-1]}'} steps.")
     return " ".join(said)
+
+
+def _recoveries(summary: Summary) -> list[str]:
+    """How each outage was got over; of many the crashes together, and the rest in a table."""
+    if len(summary.recoveries) <= LISTED_FAULTS:
+        return [_recovery(each) for each in summary.recoveries]
+    crashes = [each for each in summary.recoveries if each.effect == "crash"]
+    if not crashes:
+        return []
+    took_s = [at_s for each in crashes if (at_s := each.moment("caught_up").since_start_s) is not None]
+    text = f"Of {len(crashes)} crashes {len(took_s)} were got over"
+    if took_s:
+        half_s = float(np.median(took_s))
+        text += f", half of them within {duration(half_s)} of the start, all within {duration(max(took_s))}"
+    return [f"{text}."]
+
+
+def _recovery(recovery: Recovery) -> str:
+    """Node 2 was killed at 5 s and started again at 9.01 s: container 0.35 s, ..."""
+    killed, asked = recovery.moment("killed").at_s, recovery.moment("asked").at_s
+    was, again = ("killed", "started again") if recovery.effect == "crash" else ("frozen", "let go on")
+    text = f"{recovery.who.capitalize()} was {was} at {duration(killed or 0.0)}"
+    if asked is None:
+        return f"{text}, for good."
+    text += f" and {again} at {duration(asked)}"
+    caught_up = recovery.moment("caught_up")
+    if caught_up.since_start_s is None:
+        return f"{text}; it never caught up: {caught_up.why}."
+    parts = _parts(recovery) if recovery.effect == "crash" else []
+    parts.append(f"caught up {duration(caught_up.since_start_s)} after that")
+    if recovery.skipped_steps:
+        parts.append(f"{grouped(recovery.skipped_steps)} step{'s' * (recovery.skipped_steps != 1)} skipped")
+    text += f": {', '.join(parts)}."
+    pace = recovery.pace
+    if pace.before_s is not None and pace.outage_s is not None:
+        text += f" The others' steps took {duration(pace.before_s)} before and {duration(pace.outage_s)} until then."
+    return text
+
+
+def _parts(recovery: Recovery) -> list[str]:
+    """How long what took, one after the other; what is not known is left out."""
+    parts = []
+    for begin, end, said in (("asked", "container", "container"), ("launched", "ready", "ranks")):
+        begin_s, end_s = recovery.moment(begin).at_s, recovery.moment(end).at_s
+        if begin_s is not None and end_s is not None:
+            parts.append(f"{said} {duration(end_s - begin_s)}")
+    if recovery.load_s is not None:
+        parts.append(f"store {duration(recovery.load_s)}")
+    for name, said in (("spoke", "first message"), ("accepted", "first used by a peer")):
+        since_s = recovery.moment(name).since_start_s
+        if since_s is not None:
+            parts.append(f"{said} after {duration(since_s)}")
+    return parts
+
+
+def _recovery_table(summary: Summary) -> str:
+    """Empty where sentences have said it all. The slowest, in seconds since the start, if there are very many."""
+    if len(summary.recoveries) <= LISTED_FAULTS:
+        return ""
+    shown = sorted(summary.recoveries, key=_slowness, reverse=True)[:LISTED_RECOVERIES]
+    columns = ("container", "ready", "spoke", "accepted", "caught_up")
+    rows: list[tuple[str, ...]] = [
+        ("outage", "at", "noticed", "started at", *(name.replace("_", " ") for name in columns), "skipped", "pace")
+    ]
+    for each in sorted(shown, key=lambda each: each.moment("killed").at_s or 0.0):
+        asked_s = each.moment("asked").at_s
+        known = {moment.name: moment.since_start_s for moment in each.moments}
+        rows.append(
+            (
+                f"{each.effect} {each.who}",
+                duration(each.moment("killed").at_s or 0.0),
+                _or_dash(each.moment("noticed").since_kill_s),
+                _or_dash(asked_s),
+                *(_or_dash(known.get(name)) for name in columns),
+                grouped(each.skipped_steps),
+                "-" if each.pace.ratio is None else f"{each.pace.ratio:.2f}",
+            )
+        )
+    more = len(summary.recoveries) - len(shown)
+    return _table(rows) + (f"\n  ... and {more} more that were quicker (summary.json has all)" if more else "")
+
+
+def _slowness(recovery: Recovery) -> float:
+    since_s = recovery.moment("caught_up").since_start_s
+    return float("inf") if since_s is None else since_s
+
+
+def _or_dash(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(seconds)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
 def _pairs(summary: Summary) -> str:
@@ -207,9 +314,7 @@ def _pairs(summary: Summary) -> str:
     notes = (
         ["  * it changed during the run: the mean over the packets"] if any(p.requested_changed for p in pairs) else []
     )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([*(f"  {line}".rstrip() for line in lines), *notes])
+    return "\n".join([_table(rows), *notes])
 
 
 def _strangeness(pair: PairDelivery) -> tuple[bool, float]:

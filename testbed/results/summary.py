@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,12 @@ from testbed.journal import Record
 from testbed.plan import Plan
 from testbed.results.delivery import Delivery, PairDelivery, deliveries
 from testbed.results.faults import FaultWindow, fault_windows, outages_of
+from testbed.results.invariants import Verdict, check_run
+from testbed.results.job import JobBreak, gone, job_breaks
+from testbed.results.job import outcome as outcome_of_job
+from testbed.results.machine import MachineSummary, machine_summary
 from testbed.results.records import Records
+from testbed.results.recovery import Recovery, recoveries
 from testbed.runfolder import RunFolder, read_json, write_json
 
 LATE_WARNING = 0.05  # of a rank's steps: above that its deadlines, not its data, pace it
@@ -60,6 +64,8 @@ class RankSummary:
     messages: MessageSummary | None  # None: its algorithm tells none
     loss: float | None  # of its own last model
     accuracy: float | None
+    persist_median_s: float | None = None  # in a step in which it kept something, waiting for the medium; None: in none
+    persist_share: float | None = None  # fraction of the time of all its steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,10 @@ class Summary:
     faults: tuple[FaultWindow, ...]
     warnings: tuple[str, ...]
     made: Mapping[str, Any] = field(default_factory=dict)  # versions, host: whatever the caller knows
+    machine: MachineSummary | None = None  # None: nobody looked at it, as in virtual time, where nothing of it shows
+    job: tuple[JobBreak, ...] = ()  # of a collective: how often a crash broke its one job
+    invariants: Verdict | None = None  # None: of a version that did not check them
+    recoveries: tuple[Recovery, ...] = ()  # of every crash and every pause
 
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -116,7 +126,11 @@ class Summary:
         data["target"] = asdict(self.target) if self.target else None
         data["ranks"] = [asdict(rank) for rank in self.ranks]
         data["network"] = self.network.to_json()
+        data["machine"] = self.machine.to_json() if self.machine else None
+        data["invariants"] = self.invariants.to_json() if self.invariants else None
+        data["job"] = [asdict(each) for each in self.job]
         data["faults"] = [asdict(fault) for fault in self.faults]
+        data["recoveries"] = [recovery.to_json() for recovery in self.recoveries]
         data["warnings"] = list(self.warnings)
         return data
 
@@ -129,9 +143,16 @@ class Summary:
         data["target"] = TargetSummary(**data["target"]) if data["target"] else None
         data["ranks"] = tuple(_rank_from_json(rank) for rank in data["ranks"])
         data["network"] = Delivery.from_json(data["network"])
+        data["machine"] = MachineSummary.from_json(data["machine"]) if data.get("machine") else None
+        data["invariants"] = Verdict.from_json(data["invariants"]) if data.get("invariants") else None
+        data["job"] = tuple(JobBreak.from_json(each) for each in data.get("job", ()))
         data["faults"] = tuple(FaultWindow.from_json(fault) for fault in data["faults"])
+        data["recoveries"] = tuple(Recovery.from_json(recovery) for recovery in data.get("recoveries", ()))
         data["warnings"] = tuple(data["warnings"])
         return cls(**data)
+
+
+FINISHED = "finished"
 
 
 def _rank_from_json(data: Mapping[str, Any]) -> RankSummary:
@@ -140,18 +161,23 @@ def _rank_from_json(data: Mapping[str, Any]) -> RankSummary:
 
 
 def summarise(
-    folder: RunFolder, plan: Plan, *, arm: str, outcome: str = "finished", made: Mapping[str, Any] | None = None
+    folder: RunFolder, plan: Plan, *, arm: str, outcome: str = FINISHED, made: Mapping[str, Any] | None = None
 ) -> Summary:
     """`outcome` is "finished" or says what ended the run; `made` is anything to be kept beside it (versions, host)."""
     records = Records.read(folder, plan)
-    ranks = tuple(_rank(plan, records, rank) for rank in range(plan.size))
-    step_s = np.concatenate([_step_times_s(records, rank) for rank in range(plan.size)])
+    peers = Counter(int(line["peer"]) for rank in range(plan.size) for line in records.of(rank, "suspected"))
+    ranks = tuple(_rank(plan, records, rank, suspected=peers[rank]) for rank in range(plan.size))
+    step_s = np.concatenate([records.step_times_s(rank) for rank in range(plan.size)])
     network = deliveries(plan, records)
     faults = tuple(fault_windows(plan, records))
+    breaks = tuple(job_breaks(plan, records))
+    lost = gone(plan, breaks) if outcome_of_job(plan, breaks) is None else set()  # what shrank went on without them
+    machine = machine_summary(plan, records, faults)
+    invariants = check_run(folder, plan, records)
     return Summary(
         name=plan.name,
         arm=arm,
-        outcome=outcome,
+        outcome=(outcome_of_job(plan, breaks) or outcome) if outcome == FINISHED else outcome,
         algorithm=plan.algorithm.name,
         parameters=dict(plan.algorithm.parameters),
         model_name=plan.task.model,
@@ -159,7 +185,7 @@ def summarise(
         nodes=len(plan.nodes),
         seed=plan.seed,
         steps_asked=plan.run.steps,
-        steps_done=min(rank.steps for rank in ranks),
+        steps_done=min(rank.steps for rank in ranks if rank.rank not in lost),
         duration_s=round(records.duration_s, 6),
         step_median_s=_quantile(step_s, 0.5),
         step_p95_s=_quantile(step_s, 0.95),
@@ -169,8 +195,12 @@ def summarise(
         ranks=ranks,
         network=network,
         faults=faults,
-        warnings=tuple(_warnings(plan, records, ranks, network, faults)),
+        warnings=(*_of_invariants(invariants), *_warnings(plan, records, ranks, network, faults, machine)),
         made=dict(made or {}),
+        machine=machine,
+        job=breaks,
+        invariants=invariants,
+        recoveries=recoveries(plan, records, faults),
     )
 
 
@@ -194,14 +224,14 @@ def insist_on_the_network(summary: Summary) -> None:
         )
 
 
-def _rank(plan: Plan, records: Records, rank: int) -> RankSummary:
+def _rank(plan: Plan, records: Records, rank: int, *, suspected: int) -> RankSummary:
     starts, steps = records.of(rank, "start"), records.of(rank, "step")
     ends, evaluations = records.of(rank, "end"), records.of(rank, "evaluation")
     last = [life_lines[-1] for life in records.lives(rank) if (life_lines := _events(life, "traffic"))]
     counts: Counter[str] = Counter()
     for line in last:
         counts.update(line["counts"])
-    step_s = _step_times_s(records, rank)
+    step_s = records.step_times_s(rank)
     return RankSummary(
         rank=rank,
         node=plan.places[rank].node,
@@ -217,13 +247,22 @@ def _rank(plan: Plan, records: Records, rank: int) -> RankSummary:
         late_steps=round(sum(line["late"] > 0 for line in steps) / len(steps), 6) if steps else None,
         skipped_steps=sum(int(line["to"]) - int(line["from"]) for line in records.of(rank, "skip")),
         suspicions=len(records.of(rank, "suspected")),
-        suspected=sum(line["peer"] == rank for other in range(plan.size) for line in records.of(other, "suspected")),
+        suspected=suspected,
         overflow=sum(int(line["overflow"]) for line in last),
         counts=dict(counts),
         messages=_messages(plan, records, rank),
         loss=evaluations[-1]["loss"] if evaluations else None,
         accuracy=evaluations[-1]["accuracy"] if evaluations else None,
+        persist_median_s=_quantile([line["persist_s"] for line in steps if line.get("persist_s")], 0.5),
+        persist_share=_persist_share(records, rank),
     )
+
+
+def _persist_share(records: Records, rank: int) -> float | None:
+    """Of the time of the steps; the first of a life is not counted, because nobody knows when it began."""
+    persist_s = sum(line.get("persist_s", 0.0) for life in records.lives(rank) for line in _events(life, "step")[1:])
+    step_s = sum(records.step_times_s(rank))
+    return round(persist_s / step_s, 6) if step_s > 0 else None
 
 
 def _messages(plan: Plan, records: Records, rank: int) -> MessageSummary | None:
@@ -242,14 +281,6 @@ def _messages(plan: Plan, records: Records, rank: int) -> MessageSummary | None:
 
 def _events(records: Iterable[Record], event: str) -> list[Record]:
     return [record for record in records if record["event"] == event]
-
-
-def _step_times_s(records: Records, rank: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Seconds from the end of one step to the end of the next, evaluations between them included, lives apart."""
-    times: list[float] = []
-    for life in records.lives(rank):
-        times += [b["at_s"] - a["at_s"] for a, b in pairwise(_events(life, "step"))]
-    return np.array(times, np.float64)
 
 
 def _quantile(values: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]], q: float) -> float | None:
@@ -286,29 +317,45 @@ def _target(plan: Plan, evaluation: Sequence[Record]) -> TargetSummary | None:
 # ---- warnings: whole sentences
 
 NETWORK_WARNING = "The network was not as asked"
+# Warnings that only a run that is over earns: before, everybody may still arrive.
+IN_THE_END = ("Never started", "Did not come to their end", "The fault ", "A promise of the algorithm was broken")
+
+
+def _of_invariants(verdict: Verdict) -> Iterable[str]:
+    """Before all others: they are no matter of the machine."""
+    if verdict.violated:
+        more = f" (and {len(verdict.violated) - 1} more, in summary.json)" if len(verdict.violated) > 1 else ""
+        yield f"A promise of the algorithm was broken: {verdict.violated[0]}{more}"
 
 
 def _warnings(
-    plan: Plan, records: Records, ranks: Sequence[RankSummary], network: Delivery, faults: Sequence[FaultWindow]
+    plan: Plan,
+    records: Records,
+    ranks: Sequence[RankSummary],
+    network: Delivery,
+    faults: Sequence[FaultWindow],
+    machine: MachineSummary | None,
 ) -> Iterable[str]:
-    yield from _of_the_machine(records)
+    yield from _of_the_kernel(records)
     for pair in sorted(network.denied, key=lambda pair: -_distance(pair))[:6]:
         yield _not_as_asked(f"on node {pair.sender} → {pair.receiver}", pair)
     if len(network.denied) > 6:
         yield f"{NETWORK_WARNING} on {len(network.denied) - 6} further pairs (all of them are in summary.json)."
     if network.pooled and network.pooled.as_asked is False:
         yield _not_as_asked("over all pairs together", network.pooled)
-    asked = any(state.loss(pair) > 0 for _, state in records.links(plan) for pair in state.links)
+    asked = any(state.loses for _, state in records.links(plan))
     if asked and network.as_asked is None:
         yield "Loss was asked for, but nothing was counted that could tell whether it came."
     yield from _of_ranks(plan, records, ranks, faults)
     yield from _of_faults(plan, records)
+    if machine is not None:
+        yield from machine.sentences()
     for line in records.supervised("warning"):
         message = str(line["message"])
         yield message[0].upper() + message[1:] + "."
 
 
-def _of_the_machine(records: Records) -> Iterable[str]:
+def _of_the_kernel(records: Records) -> Iterable[str]:
     """What it did otherwise than it was told, whatever came of it."""
     wrong = [str(sentence) for line in records.supervisor for sentence in line.get("wrong", ())]
     if wrong := list(dict.fromkeys(wrong)):  # a change of links stands in the lines of the fault and of the links
@@ -357,9 +404,11 @@ def _of_ranks(
             f"A deadline ended a phase in {_span([share for share, _ in late], percent)} of the steps of "
             f"{_named([rank for _, rank in late])}: what came after it was left out."
         )
-    if back := [rank for rank in ranks if rank.starts > 1 + sum(each.ended for each in crashes[rank.rank])]:
+    again = sum(line["did"] == "launched" for line in records.supervised("job"))  # of a collective, all ranks together
+    if back := [rank for rank in ranks if rank.starts > 1 + sum(each.ended for each in crashes[rank.rank]) + again]:
         yield f"Started again after a crash that nobody planned: {_named(back)}."
     down = {rank for rank, found in crashes.items() if any(not each.ended for each in found)}
+    down |= gone(plan, job_breaks(plan, records))
     if absent := [rank for rank in ranks if not rank.starts and rank.rank not in down]:
         yield f"Never started: {_named(absent)}."
     if short := [rank for rank in ranks if rank.starts and rank.ended is None and rank.rank not in down]:

@@ -23,7 +23,16 @@ from testbed.errors import BringUpError
 from testbed.plan.model import Plan
 from testbed.runfolder import RunFolder
 from testbed.runtime import labels, leftovers
-from testbed.runtime.engine import ContainerSpec, Done, Engine, Folder, Following, NetworkSpec
+from testbed.runtime.engine import (
+    ContainerSpec,
+    Done,
+    Engine,
+    Folder,
+    Following,
+    NetworkSpec,
+    Volume,
+    VolumeSpec,
+)
 from testbed.runtime.exec_stream import ExecStream
 from testbed.runtime.leftovers import bridge_name
 from testbed.runtime.subnets import choose_subnets, host_networks, ipv4_networks, node_address
@@ -33,6 +42,8 @@ T = TypeVar("T")
 # Where things lie inside the container of a node. A user's own algorithm lies where it lies on the host.
 RUN_FOLDER = Path("/testbed/run")
 DATA_FOLDER = Path("/testbed/data")
+REGISTERS_FOLDER = Path("/testbed/registers")  # memory that the nodes of a cluster share
+OWN_REGISTERS_FOLDER = Path("/dev/shm/testbed")  # memory of a node that is a cluster by itself
 
 CANNOT_START = 126  # the status of a command that the engine could not start
 # Link state takes the first. The others are for the back end `userspace`: to send duplicates, and to be first in line
@@ -144,6 +155,7 @@ class Containers:
             agent.result()
             if self._admit is not None:
                 self._admit(self)
+            list(pool.map(self.engine.create_volume, self._volume_specifications()))
             list(pool.map(self.engine.start_container, self._node_specifications()))
         except BaseException:
             with uninterrupted():
@@ -196,6 +208,13 @@ class Containers:
             cpu_shares=AGENT_CPU_SHARES,
         )
 
+    @property
+    def _user(self) -> str:
+        return user_of(self.engine.info, uid=os.getuid(), gid=os.getgid())
+
+    def _volume_specifications(self) -> tuple[VolumeSpec, ...]:
+        return volume_specifications(self.plan, run=self.run, marks=self._labels, user=self._user)
+
     def _node_specifications(self) -> tuple[ContainerSpec, ...]:
         return node_specifications(
             self.plan,
@@ -203,7 +222,7 @@ class Containers:
             run=self.run,
             image=self._rank_image,
             marks=self._labels,
-            user=user_of(self.engine.info, uid=os.getuid(), gid=os.getgid()),
+            user=self._user,
             folders=folders_of(self.plan, self.folder, self._data),
         )
 
@@ -267,6 +286,10 @@ class Containers:
     def state(self, node: int) -> tuple[bool, str]:
         """Whether its container runs, and when it was last started."""
         return self.engine.state(self.nodes[node].container)
+
+    def process(self, node: int) -> tuple[str, int]:
+        """Its container's whole id, and the pid of the first process in it as this machine counts them."""
+        return self.engine.process(self.nodes[node].container)
 
     # -- what befalls them
 
@@ -342,6 +365,30 @@ def user_of(info: Mapping[str, Any], *, uid: int, gid: int) -> str:
     return "0:0" if rootless else f"{uid}:{gid}"  # a rootless engine's root is the user whose engine it is
 
 
+def register_folders(plan: Plan) -> tuple[str, ...]:
+    """By node: where the registers of its cluster lie, inside its container. They are named after their ranks, so that
+    those of several clusters may lie side by side on the run's volume."""
+    if plan.registers == "nvm":
+        return (str(RunFolder(RUN_FOLDER).registers),) * len(plan.nodes)
+    shared = [len(plan.cluster_of(node)) > 1 for node in range(len(plan.nodes))]
+    return tuple(str(REGISTERS_FOLDER if each else OWN_REGISTERS_FOLDER) for each in shared)
+
+
+def register_volumes(plan: Plan, run: str) -> dict[int, str]:
+    """By node: the name of the memory that it shares with the other nodes of its cluster, where it has any."""
+    if plan.registers == "nvm":
+        return {}
+    names = {group: f"testbed-{run}-registers-{min(group)}" for group in plan.clusters if len(group) > 1}
+    return {node: name for group, name in names.items() for node in group}
+
+
+def volume_specifications(plan: Plan, *, run: str, marks: Mapping[str, str], user: str) -> tuple[VolumeSpec, ...]:
+    """One for each cluster of several nodes whose registers lie in memory."""
+    uid, gid = map(int, user.split(":"))
+    names = sorted(set(register_volumes(plan, run).values()))
+    return tuple(VolumeSpec(name, {**marks, labels.ROLE: "registers"}, uid, gid) for name in names)
+
+
 def node_specifications(
     plan: Plan,
     nodes: Sequence[Node],
@@ -356,6 +403,7 @@ def node_specifications(
     congestion_control = plan.network.congestion_control
     sysctls = {} if congestion_control is None else {"net.ipv4.tcp_congestion_control": congestion_control}
     hosts = {node.name: str(node.control) for node in nodes}
+    registers = register_volumes(plan, run)
     return tuple(
         ContainerSpec(
             name=node.container,
@@ -368,6 +416,7 @@ def node_specifications(
             ),
             user=user,
             folders=folders,
+            volumes=(Volume(registers[node.index], str(REGISTERS_FOLDER)),) if node.index in registers else (),
             hosts={name: address for name, address in hosts.items() if name != node.name},  # its own Docker writes
             cpus=spec.cpus,
             memory_bytes=spec.memory_bytes,

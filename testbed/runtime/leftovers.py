@@ -38,6 +38,11 @@ class Standing:
     alive: bool  # its owner is
     containers: tuple[Thing, ...]
     networks: tuple[Thing, ...]
+    volumes: tuple[Thing, ...] = ()
+
+    @property
+    def things(self) -> tuple[Thing, ...]:
+        return (*self.containers, *self.networks, *self.volumes)
 
     @property
     def agent(self) -> Thing | None:
@@ -53,20 +58,27 @@ def bridge_name(run: str, role: str) -> str:
 
 def find(engine: Engine) -> tuple[Standing, ...]:
     """Every run of which anything stands, ordered by name and id."""
-    return group(engine.containers(labels.RUN), engine.networks(labels.RUN), is_alive=Owner.is_alive)
+    of_a_run = engine.containers(labels.RUN), engine.networks(labels.RUN), engine.volumes(labels.RUN)
+    return group(*of_a_run, is_alive=Owner.is_alive)
 
 
 def group(
-    containers: Iterable[Thing], networks: Iterable[Thing], *, is_alive: Callable[[Owner], bool]
+    containers: Iterable[Thing],
+    networks: Iterable[Thing],
+    volumes: Iterable[Thing] = (),
+    *,
+    is_alive: Callable[[Owner], bool],
 ) -> tuple[Standing, ...]:
     """The things of each run together. Pure."""
     of_containers = _by_run(containers)
     of_networks = _by_run(networks)
+    of_volumes = _by_run(volumes)
     rows = []
-    for run in of_containers.keys() | of_networks.keys():
+    for run in of_containers.keys() | of_networks.keys() | of_volumes.keys():
         its_containers = of_containers.get(run, ())
         its_networks = of_networks.get(run, ())
-        first: Labels = (*its_networks, *its_containers)[0].labels
+        its_volumes = of_volumes.get(run, ())
+        first: Labels = (*its_networks, *its_containers, *its_volumes)[0].labels
         owner = Owner.from_labels(first)
         rows.append(
             Standing(
@@ -77,6 +89,7 @@ def group(
                 alive=is_alive(owner),
                 containers=its_containers,
                 networks=its_networks,
+                volumes=its_volumes,
             )
         )
     return tuple(sorted(rows, key=lambda row: (row.name, row.run)))
@@ -120,7 +133,7 @@ def down(
             if standing is not None:  # else its owner has put everything away, links before networks
                 clear_links(standing)
             # what the owner put away itself went by our doing too
-            gone = {thing.name for thing in (*row.containers, *row.networks)} | set(remove(engine, row.run))
+            gone = {thing.name for thing in row.things} | set(remove(engine, row.run))
             removed.append((row, tuple(sorted(gone))))
         except TestbedError as exc:
             errors.append(exc)
@@ -130,17 +143,18 @@ def down(
 
 
 def remove(engine: Engine, run: str) -> tuple[str, ...]:
-    """Every container and network of `run`; their names. Twice does no harm."""
+    """Every container, network and volume of `run`; their names. Twice does no harm."""
     label = f"{labels.RUN}={run}"
     removed: list[str] = []
     deadline_s = time.monotonic() + REMOVAL_DEADLINE_S
     with ThreadPoolExecutor(THREADS) as pool:
         while True:
-            containers, networks = engine.containers(label), engine.networks(label)
-            if not containers and not networks:
+            containers, networks, volumes = engine.containers(label), engine.networks(label), engine.volumes(label)
+            things = (*containers, *networks, *volumes)
+            if not things:
                 return tuple(dict.fromkeys(removed))
             if time.monotonic() > deadline_s:
-                names = ", ".join(thing.name for thing in (*containers, *networks))
+                names = ", ".join(thing.name for thing in things)
                 raise BringUpError(
                     f"still there after {REMOVAL_DEADLINE_S:g} s of removing: {names}",
                     remedy="`testbed down --all`; if that fails too, restart the Docker engine",
@@ -148,7 +162,9 @@ def remove(engine: Engine, run: str) -> tuple[str, ...]:
             list(pool.map(engine.remove_container, [thing.id for thing in containers]))
             for network in networks:
                 engine.remove_network(network.id)
-            removed += [thing.name for thing in (*containers, *networks)]
+            for volume in volumes:  # after the containers that have them
+                engine.remove_volume(volume.id)
+            removed += [thing.name for thing in things]
             time.sleep(SETTLE_S)  # then look again
 
 

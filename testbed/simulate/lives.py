@@ -21,6 +21,7 @@ class Lives:
         self._live = live
         self._tasks: dict[int, asyncio.Task[None]] = {}  # of the living
         self._ended: set[int] = set()
+        self._closed = False
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -42,6 +43,11 @@ class Lives:
             self._tasks.pop(rank).cancel()
         self._look()
 
+    def close(self) -> None:
+        """Nobody begins any more: over when the last has ended, and now if nobody lives."""
+        self._closed = True
+        self._look()
+
     async def over(self) -> None:
         """Raises what a rank fell over with, the first one."""
         await self._over
@@ -60,5 +66,5 @@ class Lives:
         self._look()
 
     def _look(self) -> None:
-        if self._ended and not self._tasks and not self._over.done():
+        if (self._ended or self._closed) and not self._tasks and not self._over.done():
             self._over.set_result(None)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from testbed.core.traffic import MessageTraffic
 from testbed.simulate.waits import Waits, listed
 from testbed.simulate.wires import Ranks, Wires
 
+SILENCE_S = 1.0  # after which a connection to the dead is given up, as the message channel's
 RESUME_S = 0.1  # from a heal, or a peer's return, to a connection that works again
 QUEUE = 64  # messages held back per ordered pair of ranks
 PACKET_BYTES = 1448  # of payload in a full TCP segment
@@ -47,6 +49,7 @@ class _Inbox:
 
     rounds: Rounds = field(default_factory=Rounds)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    returned: dict[int, set[Round]] = field(default_factory=dict)  # by peer: of a new life, if nothing was used yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class _Message:
     receiver: int
     round: Round
     value: Vector
+    life: int = 0  # of its sender
 
 
 class _Counts:
@@ -63,6 +67,13 @@ class _Counts:
     def __init__(self, size: int) -> None:
         self.sent, self.received, self.dropped = [0] * size, [0] * size, [0] * size
         self.again = self.anew = 0  # messages told again, and connections made anew
+
+
+PeerNews = Callable[[int, int], None]  # (rank, peer)
+
+
+def _unheeded(rank: int, peer: int) -> None:
+    """Nobody wants to know."""
 
 
 class _Flights(NamedTuple):
@@ -76,8 +87,18 @@ class _Flights(NamedTuple):
 class MessageNet:
     """`node_of` [n] says on which node each rank lives: what ranks of one node tell each other arrives at once."""
 
-    def __init__(self, wires: Wires, node_of: Ranks, waits: Waits, *, seed: int) -> None:
+    def __init__(
+        self,
+        wires: Wires,
+        node_of: Ranks,
+        waits: Waits,
+        *,
+        seed: int,
+        on_loss: PeerNews = _unheeded,
+        on_acceptance: PeerNews = _unheeded,
+    ) -> None:
         self.size = len(node_of)
+        self._on_loss, self._on_acceptance = on_loss, on_acceptance
         self._wires = wires  # whose links these are, and who counts their packets
         self._node_of = node_of.tolist()
         self._waits = waits
@@ -95,10 +116,10 @@ class MessageNet:
         """To everybody, oneself at once."""
         value = np.array(value, np.float32)
         value.setflags(write=False)
-        self._newest[rank].append(_Message(rank, rank, round_, value))
+        self._newest[rank].append(_Message(rank, rank, round_, value, self._lives[rank]))
         for receiver in range(self.size):
             self._counts[rank].sent[receiver] += receiver != rank
-            self._pass_on(_Message(rank, receiver, round_, value))
+            self._pass_on(_Message(rank, receiver, round_, value, self._lives[rank]))
 
     async def heard(self, rank: int, since: Round, enough: Enough, *, earliest: bool = False) -> Messages:
         inbox = self._inboxes[rank]
@@ -108,6 +129,9 @@ class MessageNet:
                 inbox.changed.clear()
                 await inbox.changed.wait()
         round_, heard = found
+        for peer in [peer for peer, came in inbox.returned.items() if peer in heard and round_ in came]:
+            del inbox.returned[peer]
+            self._on_acceptance(rank, peer)
         return Messages(round_, np.array(list(heard), np.intp), np.stack(list(heard.values())))
 
     def look(self) -> None:
@@ -127,10 +151,21 @@ class MessageNet:
         self._inboxes[rank], self._counts[rank] = _Inbox(), _Counts(self.size)
         for pair in [pair for pair in self._held if pair[0] == rank]:
             del self._held[pair]
+        asyncio.get_running_loop().call_later(SILENCE_S, self._give_up, rank, self._lives[rank])
+
+    def _give_up(self, rank: int, life: int) -> None:
+        """The others' connections to it end, unless it is back."""
+        if rank in self._away and self._lives[rank] == life:
+            for peer in range(self.size):
+                if peer != rank and peer not in self._away:
+                    self._on_loss(peer, rank)
 
     def come_back(self, rank: int) -> None:
         """What its former life had received and not used is lost: its peers tell it their newest messages again."""
         self._away.discard(rank)
+        for peer, inbox in enumerate(self._inboxes):
+            if peer != rank:
+                inbox.returned[rank] = set()
         self._release()
         for sender, newest in enumerate(self._newest):
             if sender in self._away or sender == rank:
@@ -204,6 +239,8 @@ class MessageNet:
         self._counts[message.receiver].received[message.sender] += message.sender != message.receiver
         inbox = self._inboxes[message.receiver]
         if inbox.rounds.put(message.round, message.sender, message.value):
+            if message.sender in inbox.returned and message.life == self._lives[message.sender]:
+                inbox.returned[message.sender].add(message.round)
             inbox.changed.set()
 
     def _sentence(self, rank: int, since: Round) -> str:

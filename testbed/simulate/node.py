@@ -22,8 +22,7 @@ from testbed.simulate.world import World
 
 
 class SimulatedNode:
-    """`x` [d] is the common start. There a rank starts again that comes back, unless its algorithm tells messages: what
-    these say is stored, and what is committed then too."""
+    """`x` [d] is the common start. Who comes back goes on from the model in its store, if that has one."""
 
     def __init__(self, world: World, rank: int, x: Vector) -> None:
         self.rank = rank
@@ -31,11 +30,13 @@ class SimulatedNode:
         self._world = world
         self._store = world.stores[rank]
         self._told = self._store.told()  # before this life
-        self._done = self._store.done  # steps committed or skipped
+        self._done, kept = self._store.model or (0, x)  # steps committed or skipped
         self._calls = 0  # of gradient, in this step
         self._line = _new_line()
-        self._x = np.array(x if self._store.x is None else self._store.x, np.float32)  # what was committed last
+        self._x = np.array(kept, np.float32)  # what was committed last
         self._evaluated = -1  # the step of the last evaluation
+        self._has_spoken = not self._store.crashes  # in this life; of the first one that is no news
+        self._held = {self._done: self._x}  # the last two models, by the steps done
 
     @property
     def start(self) -> Vector:
@@ -72,8 +73,8 @@ class SimulatedNode:
     async def commit(self, x: Vector) -> None:
         self._x = np.array(x, np.float32)
         self._done += 1
-        if self._store.messages:
-            self._store.done, self._store.x = self._done, self._x
+        self._held = {step: held for step, held in self._held.items() if step == self._done - 1} | {self._done: self._x}
+        self._store.keep_model(self._done, self._x)
         self._write("step", step=self._done, **{name: _rounded(value) for name, value in self._line.items()})
         self._world.notebook.keep(self.rank, self._done, self._x)
         if self._done % self._world.evaluate_every == 0 or self._done == self._world.steps:
@@ -83,11 +84,13 @@ class SimulatedNode:
     async def scatter(self, tag: Tag, rows: Rows, *, to: Sequence[int] | NDArray[np.intp]) -> None:
         self._need(Channel.DATAGRAM)
         await self._present()
+        self._note_first_word()
         self._world.datagrams.scatter(self.rank, tag, np.asarray(rows, np.float32), np.asarray(to, np.intp))
 
     async def broadcast(self, tag: Tag, row: Vector) -> None:
         self._need(Channel.DATAGRAM)
         await self._present()
+        self._note_first_word()
         self._world.datagrams.broadcast(self.rank, tag, np.asarray(row, np.float32))
 
     async def collect(self, tag: Tag, *, width: int) -> Arrivals:
@@ -157,13 +160,25 @@ class SimulatedNode:
         self._line.update(values)
 
     def introduce(self) -> None:
-        """The first line of a life; and what was told last in the life before, unchanged."""
+        """The first lines of a life; and what was told last in the life before, unchanged."""
         node, device = self._world.node_of[self.rank], self._world.device
         self._write("start", rank=self.rank, node=node, step=self._done, dimension=self._x.size, device=device)
+        if self._store.crashes:
+            self._write("loaded", what=self._store.what, step=self._done, took_s=0.0, torn=[])
+            self._write("returned", **dict.fromkeys(("woken_s", "built_s", "loaded_s", "ready_s"), self._now_s))
         for round_, value in self._store.messages:
             self._send(round_, value, again=True)
         if self._store.register is not None:
             self._set(*self._store.register, again=True)
+
+    async def regroup(self) -> None:
+        """Peers of the collective were lost: go on without them, from the newest step that all who are left hold."""
+        done = self._done
+        self._done, self.size = await self._world.collective.regroup(self.rank, self._held)
+        self._x = self._held[self._done]
+        self._held = {self._done: self._x}
+        self._store.forget_models_after(self._done)
+        self._write("shrunk", **{"from": done, "to": self._done, "size": self.size})
 
     def finish(self) -> None:
         """Keep the final model, tell the peers not to wait, and end the journal."""
@@ -172,6 +187,7 @@ class SimulatedNode:
         self._world.notebook.final(self.rank, self._x)
         if Channel.DATAGRAM in self._world.channels:
             self._world.datagrams.leave(self.rank)
+        self._world.collective.leave(self.rank)
         self._write_traffic()
         self._write("end", step=self._done, reason="steps" if self._done >= self._world.steps else "time")
 
@@ -184,9 +200,15 @@ class SimulatedNode:
         await self._world.present(self.rank)
 
     def _send(self, round_: Round, value: Vector, *, again: bool = False) -> None:
+        self._note_first_word()
         self._world.messages.tell(self.rank, round_, value)
         self._world.notebook.keep_told(self.rank, round_, value)
         self._write("told", round=round_, cluster_round=0, digest=_digest(value), again=again)
+
+    def _note_first_word(self) -> None:
+        if not self._has_spoken:
+            self._has_spoken = True
+            self._write("spoke")
 
     def _set(self, place: Place, value: Vector, *, again: bool = False) -> None:
         self._world.registers.write(self.rank, place, value)
@@ -239,7 +261,7 @@ class SimulatedNode:
 
 def _new_line() -> dict[str, Any]:
     """What the journal says of a step."""
-    return {"loss": None, "gradient_s": 0.0, "wait_s": 0.0, "late": 0}
+    return {"loss": None, "gradient_s": 0.0, "wait_s": 0.0, "persist_s": 0.0, "late": 0}
 
 
 def _digest(value: Vector) -> str:

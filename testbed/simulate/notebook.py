@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,10 +38,11 @@ class Notebook(Protocol):
 
 class FolderNotebook:
     """A run's folder, as the other arms leave it. Journal lines are gathered and written out at every snapshot: a
-    thousand ranks would be a thousand open files."""
+    thousand ranks would be a thousand open files. `evaluates` says after which steps models are looked at."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, evaluates: Callable[[int], bool]) -> None:
         self._folder = RunFolder(folder)
+        self._evaluates = evaluates
         self._lines: dict[int, list[Record]] = {}
 
     def write(self, who: int, event: str, *, at_s: float, **values: Any) -> None:
@@ -63,7 +65,8 @@ class FolderNotebook:
         pass
 
     def keep_told(self, rank: int, round_: Round, value: Vector) -> None:
-        pass
+        if self._evaluates(round_[0] + 1):
+            _save(self._folder.told(rank, round_[0] + 1, round_[1]), value)
 
     def snapshot(self, rank: int, step: int, x: Vector) -> None:
         _save(self._folder.snapshot(rank, step), x)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.algorithms.catalog import find
-from testbed.algorithms.node import Channel, RunOver
+from testbed.algorithms.node import Channel, PeersLost, RunOver
 from testbed.core.blocks import Rows, Vector
 from testbed.core.faults import Fault, Schedule
 from testbed.core.links import Link, LinkState
@@ -22,7 +22,7 @@ from testbed.errors import RankError, TestbedError
 from testbed.journal import Record
 from testbed.learning.learner import build
 from testbed.plan import Plan
-from testbed.plan.model import GradientLaw
+from testbed.plan.model import GradientLaw, OnCrash, RegisterKind, StoreChoice
 from testbed.runfolder import RunFolder, write_json
 from testbed.simulate.clock import VirtualLoop
 from testbed.simulate.gradients import Objective
@@ -47,6 +47,9 @@ def simulate(plan: Plan, folder: Path, *, data: Path | None = None, progress: Pr
     rules = Rules(
         node_of=np.array([place.node for place in plan.places], np.intp),
         steps=plan.run.steps,
+        clusters=plan.clusters,
+        registers=plan.registers,
+        store=plan.store,
         seed=plan.seed,
         time_s=plan.run.time_s,
         gradient_s=plan.run.gradient_s,
@@ -55,11 +58,12 @@ def simulate(plan: Plan, folder: Path, *, data: Path | None = None, progress: Pr
         evaluate_every=plan.run.evaluate_every,
         chunk_elements=chunk_elements(plan.network.mtu),
         channels=found.channels,
+        on_crash=plan.algorithm.on_crash if Channel.COLLECTIVE in found.channels else None,
         phases=found.phases,
         device=learner.device,
     )
     write_json(RunFolder(folder).plan, plan.to_json())
-    notebook = FolderNotebook(folder)
+    notebook = FolderNotebook(folder, plan.run.evaluates)
     world = World(rules, plan.schedule(), learner, notebook, evaluate=learner.evaluate, progress=progress)
     try:
         _run(world, lambda node: found.run(node, **plan.algorithm.parameters), learner.start())
@@ -92,12 +96,16 @@ def run_algorithm(
     seed: int = 0,
     faults: Iterable[Fault] = (),
     node_of: Sequence[int] | None = None,
+    clusters: Sequence[Sequence[int]] = (),
+    registers: RegisterKind = "memory",
+    store: StoreChoice = StoreChoice(),
     gradient_s: float = 0.01,
     gradient_law: GradientLaw = "constant",
     phase_timeout_s: float = 2.0,
     time_s: float | None = None,
     chunk_elements: int = 355,
     channels: frozenset[Channel] = frozenset(Channel),
+    on_crash: OnCrash | None = None,
     **parameters: Any,
 ) -> Outcome:
     """The coroutine `run(node, **parameters)` on one rank per node of `links` (or on the nodes `node_of` [n])."""
@@ -105,6 +113,9 @@ def run_algorithm(
     rules = Rules(
         node_of=places,
         steps=steps,
+        clusters=clusters,
+        registers=registers,
+        store=store,
         seed=seed,
         time_s=time_s,
         gradient_s=gradient_s,
@@ -113,6 +124,7 @@ def run_algorithm(
         evaluate_every=max(1, steps),
         chunk_elements=chunk_elements,
         channels=channels,
+        on_crash=on_crash,
     )
     notebook = MemoryNotebook()
     world = World(rules, Schedule(links, tuple(faults)), objective, notebook)
@@ -158,7 +170,8 @@ async def _rank(world: World, rank: int, algorithm: Algorithm, start: Vector) ->
     node.introduce()
     try:
         with contextlib.suppress(RunOver):
-            await algorithm(node)
+            while not await _went_through(algorithm, node):
+                await node.regroup()
         node.finish()
     except Exception as error:
         at_s = asyncio.get_running_loop().time()
@@ -166,3 +179,12 @@ async def _rank(world: World, rank: int, algorithm: Algorithm, start: Vector) ->
         if isinstance(error, TestbedError):
             raise
         raise RankError(f"rank {rank} fell over at {at_s:.6g} s of virtual time: {error!r}") from error
+
+
+async def _went_through(algorithm: Algorithm, node: SimulatedNode) -> bool:
+    """False where peers of a collective were lost on the way."""
+    try:
+        await algorithm(node)
+    except PeersLost:
+        return False
+    return True

@@ -6,8 +6,9 @@ Not here: what one rank sees of it (node.py), and how a simulation is started (r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,11 @@ from testbed.core.links import LinkState
 from testbed.core.partitions import one_way
 from testbed.core.quorums import Clusters
 from testbed.learning.learner import Evaluation
-from testbed.plan.model import GradientLaw
+from testbed.plan.model import GradientLaw, OnCrash, RegisterKind, StoreChoice
 from testbed.simulate.collective import Collective
 from testbed.simulate.datagrams import Datagrams
 from testbed.simulate.gradients import Gradients, Objective
+from testbed.simulate.job import Job
 from testbed.simulate.lives import Lives
 from testbed.simulate.memory import Registers, Store
 from testbed.simulate.messages import MessageNet
@@ -33,6 +35,8 @@ from testbed.simulate.wires import Wires
 
 Progress = Callable[[int, int], None]  # (steps done by the fastest rank, of how many)
 
+LISTED_NODES = 64  # above that many nodes a row of counts for each pair would outgrow everything else in the journals
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
@@ -40,6 +44,9 @@ class Rules:
 
     node_of: NDArray[np.intp]  # [n]: the node of each rank
     steps: int
+    clusters: Sequence[Sequence[int]] = ()  # nodes that share registers
+    registers: RegisterKind = "memory"
+    store: StoreChoice = field(default_factory=StoreChoice)
     seed: int = 0
     time_s: float | None = None
     gradient_s: float = 0.01
@@ -48,6 +55,7 @@ class Rules:
     evaluate_every: int = 10
     chunk_elements: int = 355
     channels: frozenset[Channel] = frozenset(Channel)
+    on_crash: OnCrash | None = None  # what becomes of a collective's one job; None: each rank's crash is its own
     phases: tuple[str, ...] | None = None  # None: any, in the order in which they come up
     device: str = "cpu"
 
@@ -84,19 +92,30 @@ class World:
             phases=rules.phases,
             ceiling_s=rules.phase_timeout_s,
             on_suspicion=self._note_suspicion,
+            on_acceptance=self._note_acceptance,
             present=self.present,
         )
         self.paces = Paces(rules.node_of)
-        self.collective = Collective(self.size, self.wires, self.paces, self.waits)
-        self.messages = MessageNet(self.wires, rules.node_of, self.waits, seed=rules.seed)
-        self.clusters = Clusters.of_nodes(rules.node_of.tolist())
-        self.registers = Registers(self.size)
+        self.collective = Collective(rules.node_of.tolist(), self.wires, self.paces, self.waits)
+        self.messages = MessageNet(
+            self.wires,
+            rules.node_of,
+            self.waits,
+            seed=rules.seed,
+            on_loss=self._note_loss,
+            on_acceptance=self._note_acceptance,
+        )
+        self.clusters = Clusters.of_nodes(rules.node_of.tolist(), rules.clusters)
+        self.registers = Registers(self.clusters, rules.node_of.tolist(), durable=rules.registers == "nvm")
         if rules.gradient_law == "measured":
             notebook.write(SUPERVISOR, "warning", at_s=0.0, message=_MEASURED)
-        self.stores = [Store() for _ in range(self.size)]
+        self.stores = [Store(rules.store) for _ in range(self.size)]
         self.gradients = Gradients(
             objective, self.paces, gradient_s=rules.gradient_s, law=rules.gradient_law, seed=rules.seed
         )
+        self.job: Job | None = None
+        if rules.on_crash is not None:
+            self.job = Job(rules.on_crash, self.collective, self.stores, self._say_of_job)
         self.lives: Lives | None = None  # while it runs
         self.node_of = rules.node_of.tolist()
         self.device = rules.device
@@ -147,8 +166,12 @@ class World:
         down = {rank for rank in range(self.size) if self._is_down(rank)}
         for rank in sorted(down):
             self.datagrams.bury(rank)
-        self.lives.begin(sorted(self.lives.dead - down))
         self._begun = True
+        if self.job is None:
+            self.lives.begin(sorted(self.lives.dead - down))
+        else:  # one job: all of it begins, if only for an instant
+            self.lives.begin(range(self.size))
+            self._kill_and_begin(down, set(), set(self._condition.crashed))
 
     def close(self) -> None:
         """Every schedule ends healed; the counters have the last word."""
@@ -182,6 +205,8 @@ class World:
         back finds them as they are now."""
         if condition == self._condition:
             return
+        crashing = condition.crashed - self._condition.crashed
+        self._note_nodes(self._condition, condition)
         self._condition = condition
         everybody = range(condition.links.size)
         dead = one_way(condition.crashed, everybody) | one_way(everybody, condition.crashed)
@@ -193,17 +218,30 @@ class World:
         if not self._begun or self.lives is None:
             return
         killed, back = down - self.lives.dead - self.lives.ended, self.lives.dead - down
+        self._kill_and_begin(killed, back, crashing)
+
+    def _kill_and_begin(self, killed: Set[int], back: Set[int], crashing: Set[int]) -> None:
+        """`killed` and `back` are ranks, `crashing` the nodes that crash now. Of one job, others may go with them."""
+        assert self.lives is not None
+        over = False
+        if self.job is not None:
+            down = {rank for rank in range(self.size) if self._is_down(rank)}
+            turn = self.job.turn(killed, down, self.lives, nodes=crashing)
+            killed, back, over = turn.ends, turn.begins, turn.over
         for rank in sorted(killed | back):  # also who comes back: what came for its former life after its death
             self.datagrams.bury(rank)
         self.lives.end(sorted(killed))
         for rank in sorted(killed):
             self.messages.leave(rank)
-        self.registers.forget([rank for rank in killed if self.node_of[rank] in condition.crashed])
+            self.stores[rank].crash()
+        self.registers.lose(self._condition.crashed)
         for rank in sorted(back):
             self.messages.come_back(rank)
             self.wires.forget(rank)
             self.datagrams.revive(rank)
         self.lives.begin(sorted(back))
+        if over:
+            self.lives.close()
 
     def _is_down(self, rank: int) -> bool:
         return self.node_of[rank] in self._condition.crashed or rank in self._condition.crashed_ranks
@@ -238,10 +276,44 @@ class World:
         self.notebook.write(SUPERVISOR, "links", at_s=self._now_s, state=self.wires.state.to_json())
 
     def _write_counters(self) -> None:
-        self.notebook.write(SUPERVISOR, "counters", at_s=self._now_s, pairs=self.wires.counters())
+        if self.wires.state.size > LISTED_NODES:
+            self.notebook.write(SUPERVISOR, "counters", at_s=self._now_s, **self.wires.count_tables())
+        else:
+            self.notebook.write(SUPERVISOR, "counters", at_s=self._now_s, pairs=self.wires.counters())
+
+    def _say_of_job(self, did: str, **values: Any) -> None:
+        self.notebook.write(SUPERVISOR, "job", at_s=self._now_s, did=did, **values)
 
     def _note_suspicion(self, rank: int, peer: int, heard: bool) -> None:
         self.notebook.write(rank, "heard" if heard else "suspected", at_s=self._now_s, peer=peer)
+
+    def _note_acceptance(self, rank: int, peer: int) -> None:
+        self.notebook.write(rank, "accepted", at_s=self._now_s, peer=peer)
+
+    def _note_loss(self, rank: int, peer: int) -> None:
+        assert self.lives is not None
+        if rank not in self.lives.ended:
+            self.notebook.write(rank, "lost", at_s=self._now_s, peer=peer)
+
+    def _note_nodes(self, before: Condition, after: Condition) -> None:
+        """What was done to nodes, and to single ranks, as the supervisor of the other arms says it; all at once."""
+        for did, nodes in (
+            ("killed", after.crashed - before.crashed),
+            ("started", before.crashed - after.crashed),
+            ("linked", before.crashed - after.crashed),
+            ("launched", before.crashed - after.crashed),
+            ("paused", after.paused - before.paused),
+            ("resumed", before.paused - after.paused),
+        ):
+            for node in sorted(nodes):
+                self.notebook.write(SUPERVISOR, "node", at_s=self._now_s, node=node, did=did, took_s=0.0)
+        for did, ranks in (
+            ("killed", after.crashed_ranks - before.crashed_ranks),
+            ("launched", before.crashed_ranks - after.crashed_ranks),
+        ):
+            for rank in sorted(ranks):
+                node = self.node_of[rank]
+                self.notebook.write(SUPERVISOR, "node", at_s=self._now_s, node=node, did=did, took_s=0.0, ranks=[rank])
 
     @property
     def _now_s(self) -> float:

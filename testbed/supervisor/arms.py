@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from testbed import __version__, datasets, heatmap, report, results
+from testbed import __version__, datasets, figures, results
 from testbed.core.links import Pair
 from testbed.core.tasks import MODELS
 from testbed.errors import BringUpError, MachineError, NetworkError, RankError
+from testbed.figures import heatmap
 from testbed.journal import Journal
 from testbed.live import Screen
 from testbed.plan import Plan
@@ -31,17 +32,26 @@ from testbed.supervisor.verification import Part, Surveyor, before_training
 
 
 def up(
-    plan: Plan, file: Path, runs: Path, screen: Screen, *, verified: bool = True, strict: bool = False
+    plan: Plan,
+    file: Path,
+    runs: Path,
+    screen: Screen,
+    *,
+    verified: bool = True,
+    strict: bool = False,
+    pictures: bool = True,
+    overrides: Sequence[str] = (),
 ) -> results.Summary:
     """In containers. Raises MachineError before anything starts, BringUpError once what had started is put away.
-    `verified`: the links are measured first, for a second; `strict`: NetworkError if one is certainly not as asked.
+    `verified`: the links are measured first, for a second; `strict`: NetworkError if one is certainly not as asked;
+    `pictures`: draw the run in the end; `overrides`: what of the plan is not as written in `file`, for the record.
 
     What killed runs left behind goes first: it may hold memory, subnets and rules.
     """
     data = _data(plan)
     for line in standing.down(None, everything=False):
         screen.phase(f"left behind by a run that was killed, removed: {line}")
-    with _run(plan, file, runs) as (folder, journal):
+    with _run(plan, file, runs, overrides) as (folder, journal):
         with containers(plan, folder, data, journal, screen) as world:
             if verified:
                 screen.phase("measuring the links")
@@ -50,7 +60,7 @@ def up(
                 train(plan, folder, world, journal, screen)
             screen.phase("evaluating the mean model")
             world.evaluate()
-        return _summarise(plan, folder, journal, "docker")
+        return _summarise(plan, folder, journal, "docker", pictures)
 
 
 def verify(
@@ -73,18 +83,22 @@ def verify(
     return found, folder.path
 
 
-def local(plan: Plan, file: Path, runs: Path, screen: Screen) -> results.Summary:
+def local(
+    plan: Plan, file: Path, runs: Path, screen: Screen, *, pictures: bool = True, overrides: Sequence[str] = ()
+) -> results.Summary:
     """With mpirun on this machine, without containers."""
     data = _data(plan)
-    with _run(plan, file, runs) as (folder, journal):
+    with _run(plan, file, runs, overrides) as (folder, journal):
         with mpirun_here(plan, folder, data) as world:
             train(plan, folder, world, journal, screen)
             screen.phase("evaluating the mean model")
             world.evaluate()
-        return _summarise(plan, folder, journal, "local")
+        return _summarise(plan, folder, journal, "local", pictures)
 
 
-def simulated(plan: Plan, file: Path, runs: Path, screen: Screen) -> results.Summary:
+def simulated(
+    plan: Plan, file: Path, runs: Path, screen: Screen, *, pictures: bool = True, overrides: Sequence[str] = ()
+) -> results.Summary:
     """In this process, in virtual time."""
     try:
         from testbed.evaluate import evaluate_run
@@ -96,11 +110,11 @@ def simulated(plan: Plan, file: Path, runs: Path, screen: Screen) -> results.Sum
             remedy="pip install 'testbed[rank]'",
         ) from error
     data = _data(plan)
-    with _run(plan, file, runs) as (folder, journal):
+    with _run(plan, file, runs, overrides) as (folder, journal):
         simulate(plan, folder.path, data=data, progress=screen.steps)
         screen.phase("evaluating the mean model")
         evaluate_run(folder, plan, build(plan.task, size=plan.size, seed=plan.seed, data=data))
-        return _summarise(plan, folder, journal, "simulated")
+        return _summarise(plan, folder, journal, "simulated", pictures)
 
 
 def _data(plan: Plan) -> Path | None:
@@ -111,12 +125,12 @@ def _data(plan: Plan) -> Path | None:
 
 
 @contextmanager
-def _run(plan: Plan, file: Path, runs: Path) -> Iterator[tuple[RunFolder, Journal]]:
+def _run(plan: Plan, file: Path, runs: Path, overrides: Sequence[str] = ()) -> Iterator[tuple[RunFolder, Journal]]:
     """The folder of a new run, and the supervisor's journal in it, which says how the run ended. Of a run that this
     machine refuses nothing is kept: nothing happened."""
     latest = runs.absolute() / plan.name / "latest"
     before = latest.readlink() if latest.is_symlink() else None
-    folder = new_folder(plan, file, runs)
+    folder = new_folder(plan, file, runs, overrides)
     with Journal(folder.supervisor_journal) as journal:
         try:
             yield folder, journal
@@ -141,7 +155,7 @@ _OUTCOMES: dict[type[BaseException], str] = {
 }
 
 
-def new_folder(plan: Plan, file: Path, runs: Path) -> RunFolder:
+def new_folder(plan: Plan, file: Path, runs: Path, overrides: Sequence[str] = ()) -> RunFolder:
     """runs/<name>/<start>, with `latest` beside it pointing there."""
     home = runs.absolute() / plan.name
     home.mkdir(parents=True, exist_ok=True)
@@ -157,6 +171,8 @@ def new_folder(plan: Plan, file: Path, runs: Path) -> RunFolder:
         folder.rank(rank).mkdir(parents=True)
     folder.control.mkdir()
     shutil.copyfile(file, folder.path / "plan.yaml")
+    if overrides:
+        write_json(folder.overrides, list(overrides))
     write_json(folder.plan, plan.to_json())
     _point(home / "latest", Path(name))
     return folder
@@ -172,7 +188,7 @@ def _point(link: Path, target: Path | None) -> None:
     temporary.replace(link)
 
 
-def _summarise(plan: Plan, folder: RunFolder, journal: Journal, arm: str) -> results.Summary:
+def _summarise(plan: Plan, folder: RunFolder, journal: Journal, arm: str, pictures: bool) -> results.Summary:
     made = {
         "testbed": __version__,
         "python": platform.python_version(),
@@ -182,5 +198,6 @@ def _summarise(plan: Plan, folder: RunFolder, journal: Journal, arm: str) -> res
     }
     summary = results.summarise(folder, plan, arm=arm, made=made)
     results.write_summary(folder, summary)
-    report.plot(folder)
+    if pictures:
+        figures.plot(folder)
     return summary

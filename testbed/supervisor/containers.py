@@ -27,17 +27,18 @@ from testbed.plan import Plan
 from testbed.plan.launch import launch_mode
 from testbed.plan.traffic import delayed_packets_per_step
 from testbed.runfolder import Launch, Ready, RunFolder
-from testbed.runtime.containers import DATA_FOLDER, RUN_FOLDER, Containers, Port
+from testbed.runtime.containers import DATA_FOLDER, RUN_FOLDER, Containers, Port, register_folders
+from testbed.runtime.cpu import Cpu
 from testbed.runtime.engine import Engine
 from testbed.runtime.images import Images
 from testbed.runtime.leftovers import THREADS
 from testbed.runtime.machine import check_gpus, check_machine
-from testbed.runtime.mpi_job import MpiJob
 from testbed.runtime.node_jobs import Ended, NodeJobs
 from testbed.supervisor.gate import Gate
 from testbed.supervisor.keeper import Carried
 from testbed.supervisor.nodes import Nodes
 from testbed.supervisor.training import Screen
+from testbed.supervisor.whole_job import WholeJob
 
 AGENT = ("python", "-m", "testbed.network.agent")
 RANK = ("python", "-m", "testbed.rank", str(RUN_FOLDER))
@@ -56,8 +57,9 @@ class ContainerWorld:
     can: Capabilities
     gate: Gate
     nodes: Nodes
-    job: MpiJob | NodeJobs
+    job: WholeJob | NodeJobs
     data: Path | None
+    cpu: Cpu
 
     @property
     def log(self) -> Path:
@@ -71,17 +73,17 @@ class ContainerWorld:
 
     def ended(self) -> tuple[Ended, ...]:
         self.nodes.check()
-        if isinstance(self.job, NodeJobs):
-            return self.job.ended()
-        status = self.job.poll()
-        return () if status is None else (Ended(tuple(range(self.boxes.plan.size)), status, self.job.log),)
+        return self.job.ended()
 
     @property
     def away(self) -> frozenset[int]:
-        return self.nodes.away
+        return self.nodes.away | (self.job.away if isinstance(self.job, WholeJob) else frozenset())
+
+    @property
+    def is_over(self) -> bool:
+        return isinstance(self.job, WholeJob) and self.job.is_over
 
     def refuse(self, condition: Condition) -> None:
-        self.nodes.refuse(condition)
         try:
             choose(self.backend, self.can, [condition.links])
         except MachineError as error:
@@ -158,29 +160,36 @@ def containers(
             hosts=tuple(str(node.data) for node in boxes.nodes),
             token=secrets.randbits(32),
             data=str(DATA_FOLDER) if data else None,
-            registers="/dev/shm/testbed",
+            registers=register_folders(plan),
         ).write(folder.launch)
         gate = Gate(agent, journal, plan.network.links)
         mode, _ = launch_mode(plan)
+
+        def equip(ranks: Sequence[Ready]) -> None:
+            _enlarge_buffers(boxes, ranks)
+
         apart = NodeJobs(boxes, RANK) if mode == "one job per node" else None
-        together = MpiJob(boxes, RANK) if apart is None else None
+        together = None
+        if apart is None:
+            together = WholeJob(boxes, RANK, journal, equip=equip, awake=lambda: nodes.awake)
         nodes = Nodes(
             boxes,
             gate,
             apart,
+            together,
             journal,
             prepare=lambda node, port: _prepare(boxes, node, port),
-            equip=lambda ranks: _enlarge_buffers(boxes, ranks),
+            equip=equip,
         )
         try:
             job = apart or together
             assert job is not None
-            yield ContainerWorld(boxes, agent, backend, can, gate, nodes, job, data)
+            yield ContainerWorld(boxes, agent, backend, can, gate, nodes, job, data, Cpu.under(boxes))
         finally:
             screen.phase("putting everything away")
             nodes.close()
             if together is not None:
-                together.kill()
+                together.close()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from testbed.core.faults import Condition
 from testbed.errors import MachineError, RankError
 from testbed.plan import Plan
 from testbed.runfolder import Launch, Ready, RunFolder
+from testbed.runtime.cpu import Cpu
 from testbed.runtime.local import LocalJob
 from testbed.runtime.node_jobs import Ended
 from testbed.supervisor.keeper import Carried
@@ -32,6 +33,7 @@ class LocalWorld:
     job: LocalJob
     size: int  # ranks
     data: Path | None
+    cpu: Cpu
 
     @property
     def log(self) -> Path:
@@ -50,6 +52,10 @@ class LocalWorld:
     @property
     def away(self) -> frozenset[int]:
         return frozenset()
+
+    @property
+    def is_over(self) -> bool:
+        return False  # nothing is killed here
 
     def refuse(self, condition: Condition) -> None:
         raise MachineError(
@@ -79,13 +85,13 @@ def mpirun_here(plan: Plan, folder: RunFolder, data: Path | None) -> Iterator[Lo
         hosts=(LOOPBACK,) * len(plan.nodes),
         token=secrets.randbits(32),
         data=str(data) if data else None,
-        registers=str(folder.control / "registers"),
+        registers=(str(folder.registers),) * len(plan.nodes),
         inject_loss=True,
     ).write(folder.launch)
     program = [sys.executable, "-m", "testbed.rank", str(folder.path)]
     job = LocalJob(program, folder=folder, size=plan.size, threads=plan.run.threads)
     try:
-        yield LocalWorld(folder, job, plan.size, data)
+        yield LocalWorld(folder, job, plan.size, data, Cpu.here())
     finally:
         job.kill()
 

@@ -16,8 +16,10 @@ from testbed.errors import BringUpError
 from testbed.journal import Journal, Record
 from testbed.plan import Plan
 from testbed.runfolder import Go, Ready, RunFolder
+from testbed.runtime.cpu import Cpu
 from testbed.runtime.node_jobs import Ended
 from testbed.supervisor.keeper import Keeper, Scene
+from testbed.supervisor.machine import MachineLog
 from testbed.supervisor.requests import Inbox
 from testbed.supervisor.watch import Watch, last_lines
 
@@ -28,6 +30,11 @@ LAST_WORDS_S = 5.0  # from the end of the job to the last line of its journals
 
 
 class World(Scene, Protocol):
+    @property
+    def cpu(self) -> Cpu:
+        """The processors under it."""
+        ...
+
     @property
     def log(self) -> Path:
         """What mpirun said."""
@@ -49,6 +56,11 @@ class World(Scene, Protocol):
     @property
     def away(self) -> frozenset[int]:
         """Ranks of which nothing is expected, because they were killed on purpose, or paused, or are coming back."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """What was killed on purpose has ended the whole job, and nothing starts it again."""
         ...
 
 
@@ -73,12 +85,14 @@ def train(plan: Plan, folder: RunFolder, world: World, journal: Journal, screen:
     go.write(folder.go)
     journal.zero_s = go.zero_s
     journal.write("links", at_s=0.0, state=plan.network.links.to_json())
+    machine = MachineLog(world.cpu, journal)
     with Keeper(plan, world, journal, Inbox(folder.requests)) as keeper:
-        _watch(plan, go, world, watch, keeper, screen)
+        _watch(plan, go, world, watch, keeper, machine, screen)
+        machine.end()
         keeper.close()
 
 
-def _watch(plan: Plan, go: Go, world: World, watch: Watch, keeper: Keeper, screen: Screen) -> None:
+def _watch(plan: Plan, go: Go, world: World, watch: Watch, keeper: Keeper, machine: MachineLog, screen: Screen) -> None:
     """Until all that are expected to have ended."""
     polled_s = 0.0
     while True:
@@ -86,9 +100,11 @@ def _watch(plan: Plan, go: Go, world: World, watch: Watch, keeper: Keeper, scree
         watch.read(now_s)
         keeper.reached(watch.step)
         _tell_news(keeper, screen)
+        machine.note()
         screen.draw(now_s)
         away = world.away
-        if watch.is_over(away):
+        if watch.is_over(away) or world.is_over:
+            watch.read(now_s)
             return
         if now_s - polled_s >= POLL_S:
             polled_s = now_s

@@ -47,6 +47,7 @@ class Watch:
             self.ended.add(rank)
         elif record["event"] == "start":  # again, perhaps
             self.ended.discard(rank)
+            self.failed.pop(rank, None)
         elif record["event"] == "failed":
             self.failed[rank] = record["message"]
 

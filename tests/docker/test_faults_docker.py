@@ -55,7 +55,7 @@ def until(true: Callable[[], bool], what: str) -> None:
 
 def left(engine: Engine, name: str) -> list[str]:
     label = f"{labels.NAME}={name}"
-    return [thing.name for thing in (*engine.containers(label), *engine.networks(label))]
+    return [thing.name for thing in (*engine.containers(label), *engine.networks(label), *engine.volumes(label))]
 
 
 def test_a_crashed_node_rejoins_and_faults_come_by_hand_meanwhile(tmp_path: Path) -> None:
@@ -93,9 +93,11 @@ def test_a_crashed_node_rejoins_and_faults_come_by_hand_meanwhile(tmp_path: Path
     assert told("node", node=1, did="paused")
     assert told("node", node=1, did="resumed")
 
-    # who came back began anew, skipped to the others, and they heard it
+    # who came back went on from its store, skipped to the others, and they heard it
     lives = [line for line in read_journal(folder.journal(2)) if line["event"] == "start"]
     assert [life["life"] for life in lives] == [0, 1]
+    (loaded,) = [line for line in read_journal(folder.journal(2)) if line["event"] == "loaded"]
+    assert (loaded["what"], loaded["step"]) == (["model"], lives[1]["step"])
     assert [line for line in read_journal(folder.journal(2)) if line["event"] == "skip"]
     steps = [line["step"] for line in read_journal(folder.journal(2)) if line["event"] == "step"]
     others = [line["step"] for line in read_journal(folder.journal(0)) if line["event"] == "step"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from testbed.errors import BringUpError
 from testbed.plan.model import AlgorithmChoice, Network, NodeSpec, Plan, Run, Task
 from testbed.runfolder import RunFolder, tail
 from testbed.runtime import labels, leftovers
-from testbed.runtime.containers import Containers, network_name
+from testbed.runtime.containers import REGISTERS_FOLDER, Containers, network_name
+from testbed.runtime.cpu import Cpu
 from testbed.runtime.engine import Engine
 from testbed.runtime.images import Images
 from testbed.runtime.leftovers import Standing
@@ -78,7 +80,7 @@ def until(true: Callable[[], bool]) -> None:
 
 def things(engine: Engine, run: str) -> list[str]:
     label = f"{labels.RUN}={run}"
-    return [thing.name for thing in (*engine.containers(label), *engine.networks(label))]
+    return [thing.name for thing in (*engine.containers(label), *engine.networks(label), *engine.volumes(label))]
 
 
 def said(containers: Containers, node: int, script: str) -> str:
@@ -99,6 +101,27 @@ def test_nodes_are_made_as_the_plan_has_them(up: Containers) -> None:
     assert said(up, 1, f"cat /sys/class/net/{interface}/mtu") == "1400\n"
     assert said(up, 1, "cat /proc/sys/net/ipv4/tcp_congestion_control") == "reno\n"
     assert said(up, 1, "hostname") == "node-1\n"
+
+
+@pytest.mark.parametrize("in_sight", [True, False], ids=["by its cgroup", "by asking inside"])
+def test_a_node_with_little_of_a_core_is_seen_to_stand_still(up: Containers, in_sight: bool) -> None:
+    cpu = Cpu.under(up, in_sight=in_sight)
+    up.slow(2, 0.03 / int(up.engine.info["NCPU"]))  # little, so that it is throttled on a busy machine as well
+    try:
+        before = cpu.read(thorough=True)
+        up.exec(2, ["timeout", "1", "sh", "-c", "while :; do :; done"])
+        after = cpu.read(thorough=True)
+    finally:
+        up.slow(2, 1)
+    assert before is not None
+    assert after is not None
+    assert after.times.busy_s > before.times.busy_s
+    was, now = before.throttled[2], after.throttled[2]
+    assert was is not None
+    assert now is not None
+    # A second has ten periods of 0.1 s. It wants all of each, and gets 3 %: in most it stands still, in some of them it
+    # may not get that much.
+    assert 3 <= now.throttled - was.throttled <= now.periods - was.periods
 
 
 def test_data_can_be_read_and_only_the_run_folder_written(up: Containers) -> None:
@@ -336,3 +359,28 @@ def test_a_run_whose_links_cannot_be_cleared_stays_to_be_found_again(
     assert len(standing(engine, run)) == 1
     leftovers.down(engine, standing(engine, run), clear_links=lambda row: None)
     assert standing(engine, run) == []
+
+
+def test_the_memory_of_a_cluster_lasts_while_one_of_its_nodes_is_up(
+    engine: Engine, images: dict[str, str], tmp_path: Path
+) -> None:
+    run = secrets.token_hex(4)
+    shared = replace(plan(1, 1, 1), clusters=((0, 1),))
+    with Containers(engine, shared, run=run, folder=RunFolder(tmp_path), **images) as containers:
+        written = f"{REGISTERS_FOLDER}/written"
+
+        def sees(node: int) -> bool:
+            return containers.exec(node, ["test", "-e", written]).status == 0
+
+        assert containers.exec(0, ["touch", written]).status == 0, "it belongs to the ranks' user"
+        assert sees(1)
+        assert not sees(2)
+        containers.kill(0)
+        containers.start_again(0)
+        assert sees(0), "node 1 was up all the time"
+        containers.kill(0)
+        containers.kill(1)
+        containers.start_again(0)
+        assert not sees(0)
+        assert f"testbed-{run}-registers-0" in [volume.name for volume in engine.volumes(labels.RUN)]
+    assert things(engine, run) == []

@@ -61,7 +61,8 @@ def engine() -> Iterator[Engine]:
 
 def left(engine: Engine) -> list[str]:
     """Whatever of a testbed is on this machine: containers, networks, bridges, tables, processes, temporary files."""
-    things = [thing.name for thing in (*engine.containers(labels.RUN), *engine.networks(labels.RUN))]
+    listings = (engine.containers, engine.networks, engine.volumes)
+    things = [thing.name for listed in listings for thing in listed(labels.RUN)]
     things += [name for name in os.listdir("/sys/class/net") if name.startswith("tb")]
     if os.geteuid() == 0:
         tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout.splitlines()
