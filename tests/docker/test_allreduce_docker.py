@@ -101,10 +101,8 @@ def test_a_job_that_stops_says_how_long_it_hung_and_the_run_is_no_failure(tmp_pa
     assert not [line for rank in range(3) for line in ran.records.of(rank, "end")]
 
 
-@pytest.mark.skipif(
-    "TESTBED_LONG" not in os.environ, reason="hangs for 20 s by chance: TESTBED_LONG=1 make test-docker"
-)
-@pytest.mark.parametrize("who", ["rank: 1", "node: 1", "node: 0"])
+# MPI may hang over it until the deadline, so that each takes up to 40 s: TESTBED_LONG=1 make test-docker does them all.
+@pytest.mark.parametrize("who", ["rank: 1", *(("node: 1", "node: 0") if "TESTBED_LONG" in os.environ else ())])
 def test_a_job_that_is_to_shrink_ends_always(tmp_path: Path, who: str) -> None:
     ran = carried_out(tmp_path, way="shrink", who=who)
     (broken,) = ran.summary.job

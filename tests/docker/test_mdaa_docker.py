@@ -101,6 +101,30 @@ def test_a_cluster_that_was_killed_tells_nothing_else_than_before_and_goes_on(tm
         assert fastest - max(ran.steps(rank, back_s)) <= 20, "it keeps up to the end"
 
 
+def test_a_rank_that_is_killed_leaves_its_mate_and_finds_the_registers_of_both_again(tmp_path: Path) -> None:
+    """The container lives on, and with it the memory that its ranks share.
+
+    On a machine that has no CPU time to give, the rank is back when all is over; a second run has time for it."""
+    for time in ("7s", "25s"):
+        folder = tmp_path / time
+        folder.mkdir()
+        ran = carried_out(folder, time=time, fault="{at: 1500ms, crash: {rank: 5}, for: 1s}")
+        if len(list(ran.records.lives(5))) == 2:
+            break
+    killed_s, back_s = ran.at_s(effect="crash", begins=True), ran.at_s(effect="crash", begins=False)
+    assert [len(list(ran.records.lives(rank))) for rank in range(6)] == [1, 1, 1, 1, 1, 2]
+    assert ran.steps(4, killed_s, back_s), "the job of its mate survives it"
+    done = {line["did"] for line in ran.records.supervised("node")}
+    assert "linked" not in done, "no container came back: there is no new veth"
+    before, after = ran.records.lives(5)
+    written = [(*line["round"], line["cluster_round"]) for line in before if line["event"] == "told"]
+    again = [(*line["round"], line["cluster_round"]) for line in after if line["event"] == "told" and line["again"]]
+    in_registers = [round_ for round_ in written if round_[2]]
+    # (what was stored last may have been killed before its line was written)
+    assert max(round_ for round_ in again if round_[2]) >= max(in_registers), "what it held, it holds again"
+    assert max(ran.steps(0, 0)) - max(ran.steps(5, back_s)) <= 20, "it keeps up to the end"
+
+
 def first_step_back(ran: Ran, rank: int, healed_s: float) -> Record:
     """The first line of `rank` that shows it where the majority was when the cut healed."""
     majority_at = max(ran.steps(2, 0, healed_s))

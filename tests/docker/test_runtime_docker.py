@@ -264,6 +264,8 @@ def test_a_run_that_is_not_admitted_never_has_a_node(engine: Engine, images: dic
 
 def test_an_interrupt_while_bringing_up_leaves_nothing(engine: Engine, images: dict[str, str], tmp_path: Path) -> None:
     run = secrets.token_hex(4)
+    # A shell's background jobs ignore Ctrl-C, and their children with them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt(_: Containers) -> None:
         signal.raise_signal(signal.SIGINT)  # as Ctrl-C does, with networks and agent up
@@ -273,6 +275,7 @@ def test_an_interrupt_while_bringing_up_leaves_nothing(engine: Engine, images: d
         Containers(engine, plan(1, 1), run=run, folder=RunFolder(tmp_path), admit=interrupt, **images),
     ):
         pass
+    signal.signal(signal.SIGINT, before)
     assert things(engine, run) == []
 
 
