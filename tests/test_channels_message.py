@@ -9,7 +9,8 @@ import socket
 import numpy as np
 import pytest
 
-from testbed.channels.message import QUEUE, MessageChannel
+from testbed.channels import message
+from testbed.channels.message import QUEUE, WINDOW, MessageChannel
 from testbed.errors import RankError
 
 TOKEN = 77
@@ -136,3 +137,21 @@ def test_a_port_that_is_taken_is_said_to_be():
 def test_a_message_of_another_length_is_refused():
     with opened(2) as (a, _), pytest.raises(ValueError, match="messages are"):
         a.tell((0, 0), of(1, width=4))
+
+
+def test_who_does_not_come_to_read_for_a_while_reads_all_of_it_afterwards(monkeypatch):
+    """A rank that was frozen finds in its queues what peers have said again and again, which fills none to the brim:
+    ZeroMQ would end the connection over heartbeats that it cannot hear then, and this process over the connection."""
+    monkeypatch.setattr(message, "RESEND_S", 0.005)
+    monkeypatch.setattr(message, "_TICK_MS", 5)
+    with opened(2) as (sender, frozen):
+        sender.tell((0, 0), of(0))
+        heard(frozen, (0, 0), 1)
+        until(lambda: sum(frozen.traffic().received) == 1)
+        with frozen._lock:  # which its thread needs for whatever it does
+            for step in range(1, QUEUE):
+                sender.tell((step, 0), of(step))
+            until(lambda: sender.traffic().again > 300 * WINDOW)  # 1.5 s at least, beyond the patience of heartbeats
+        until(sender.delivered)
+        assert sum(frozen.traffic().received) == QUEUE
+        assert sender.take_news() == (), "the connection stood all the time"

@@ -50,3 +50,19 @@ def test_who_never_freezes_is_given_up_at_the_deadline(monkeypatch: pytest.Monke
     engine, _ = engine_that_answers(BUSY, None)
     with pytest.raises(BringUpError, match=r"pausing container a03d.*unable to freeze"):
         engine.pause_container("a03d")
+
+
+def test_a_network_whose_containers_the_engine_cannot_name_is_told_with_what_helps() -> None:
+    def remove(_network: str) -> None:
+        raise APIError("403 Client Error", explanation="error while removing network: network x has active endpoints")
+
+    api: Any = SimpleNamespace(
+        inspect_network=lambda _network: {"Containers": {}},
+        remove_network=remove,
+        base_url="",
+        get_adapter=lambda _url: SimpleNamespace(socket_path="/var/run/docker.sock"),
+    )
+    engine = Engine(SimpleNamespace(api=api))  # type: ignore[arg-type]
+    with pytest.raises(rooms.StuckNetworkError, match="counts containers in it that are no more") as caught:
+        engine.remove_network("9f23c1e69ddc")
+    assert "restart the Docker engine" in (caught.value.remedy or "")

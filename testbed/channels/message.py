@@ -370,7 +370,10 @@ def _prepare(socket: zmq.Socket[bytes]) -> None:
     options = {
         zmq.LINGER: 0,
         zmq.SNDHWM: 2 * WINDOW,
-        zmq.RCVHWM: 2 * QUEUE,
+        # No limit: where a queue of what was received is full, ZeroMQ stops to read, hears no heartbeats, gives the
+        # connection up, and aborts the process when it reads on (zeromq/libzmq#3937, #4364). What can wait there is
+        # bounded all the same: each peer has WINDOW messages on their way, and says them again every RESEND_S.
+        zmq.RCVHWM: 0,
         zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
         zmq.HEARTBEAT_TIMEOUT: SILENCE_MS,
         zmq.HEARTBEAT_TTL: SILENCE_MS,

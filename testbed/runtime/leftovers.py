@@ -16,12 +16,13 @@ from dataclasses import dataclass
 
 from testbed.errors import BringUpError, MachineError, TestbedError
 from testbed.runtime import labels
-from testbed.runtime.engine import Engine, Labels, Thing
+from testbed.runtime.engine import Engine, Labels, StuckNetworkError, Thing
 from testbed.runtime.labels import Owner
 
 THREADS = 4  # more at once the engine does not do faster
 SETTLE_S = 0.3  # for a request of a killed owner to come through, which the engine was carrying out when it died
 REMOVAL_DEADLINE_S = 60.0
+STUCK_AFTER_S = 3.0  # a container that is just going is counted a little longer than it is listed
 OWNER_DEADLINE_S = 30.0  # for a living owner to put everything away by itself
 
 BRIDGE_SUFFIX = {"control": "c", "data": "d"}
@@ -147,6 +148,7 @@ def remove(engine: Engine, run: str) -> tuple[str, ...]:
     label = f"{labels.RUN}={run}"
     removed: list[str] = []
     deadline_s = time.monotonic() + REMOVAL_DEADLINE_S
+    stuck_s = time.monotonic() + STUCK_AFTER_S
     with ThreadPoolExecutor(THREADS) as pool:
         while True:
             containers, networks, volumes = engine.containers(label), engine.networks(label), engine.volumes(label)
@@ -161,7 +163,11 @@ def remove(engine: Engine, run: str) -> tuple[str, ...]:
                 )
             list(pool.map(engine.remove_container, [thing.id for thing in containers]))
             for network in networks:
-                engine.remove_network(network.id)
+                try:
+                    engine.remove_network(network.id)
+                except StuckNetworkError:
+                    if time.monotonic() > stuck_s:
+                        raise
             for volume in volumes:  # after the containers that have them
                 engine.remove_volume(volume.id)
             removed += [thing.name for thing in things]

@@ -29,7 +29,7 @@ from testbed.plan.traffic import delayed_packets_per_step
 from testbed.runfolder import Launch, Ready, RunFolder
 from testbed.runtime.containers import DATA_FOLDER, RUN_FOLDER, Containers, Port, register_folders
 from testbed.runtime.cpu import Cpu
-from testbed.runtime.engine import Engine
+from testbed.runtime.engine import Engine, StuckNetworkError
 from testbed.runtime.images import Images
 from testbed.runtime.leftovers import THREADS
 from testbed.runtime.machine import check_gpus, check_machine
@@ -147,7 +147,8 @@ def containers(
             admit=admit,
         )
         with _phase("containers", f"starting {len(plan.nodes)} containers", journal, screen):
-            opened.enter_context(boxes)
+            boxes.__enter__()
+            opened.callback(_put_away, boxes, journal)
         with _phase("links", f"setting {len(plan.network.links.links)} links", journal, screen):
             assert agent is not None, "it was admitted"
             assert can is not None
@@ -190,6 +191,14 @@ def containers(
             nodes.close()
             if together is not None:
                 together.close()
+
+
+def _put_away(boxes: Containers, journal: Journal) -> None:
+    """A run is not lost over an engine that cannot let go of a network: that is told."""
+    try:
+        boxes.put_away()
+    except StuckNetworkError as stuck:
+        journal.write("warning", message=f"{stuck} ({stuck.remedy})")
 
 
 @contextmanager
