@@ -255,7 +255,6 @@ class _Postman:
         for peer in channel._outboxes:
             dealer = channel._context.socket(zmq.DEALER)
             _prepare(dealer)
-            dealer.setsockopt(zmq.ROUTING_ID, b"%d %d" % (channel.rank, channel._life))
             monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
             host, port = peers[peer]
             dealer.connect(f"tcp://{host}:{port}")
@@ -382,8 +381,9 @@ def _prepare(socket: zmq.Socket[bytes]) -> None:
         zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
         zmq.IMMEDIATE: 1,  # queue for connections that stand alone: the queue for the others is ours
     }
-    if socket.type == zmq.ROUTER:
-        options[zmq.ROUTER_HANDOVER] = 1  # a peer that reconnects is the same peer, before its old connection is over
+    # No routing identities of ours: who a message is of stands in its header, and every connection is answered by an
+    # identity of its own. With ROUTER_HANDOVER a peer that reconnects would take that of its old connection away, which
+    # reads on without a queue to put things into; that aborts the process as well.
     for option, value in options.items():
         socket.setsockopt(option, value)
 
