@@ -26,6 +26,8 @@ from testbed.supervisor.whole_job import HANG_DEADLINE_S, SHRINK_DEADLINE_S
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
+STEPS = 1500  # a second or more on an idle machine: a kill takes the engine 0.2 s, and must not come when all is over
+
 PLAN = """
 name: {name}
 seed: 5
@@ -33,7 +35,7 @@ nodes: {{count: 3, cpus: 0.6, memory: 512m}}
 algorithm: {{name: allreduce, lr: 0.1, on_crash: {way}}}
 task: {{model: quadratic, dimension: 50, noise: 0.1, spread: 1}}
 store: {{every: 10}}
-run: {{steps: 120}}
+run: {{steps: {steps}, evaluate_every: 100}}
 faults: [{{at: step 35, crash: {{{who}}}{ends}}}]
 """
 
@@ -55,7 +57,7 @@ class Ran:
 def carried_out(folder: Path, *, way: str, who: str, ends: str = "") -> Ran:
     name = f"allreduce-{way}-{os.getpid()}"
     file = folder / "plan.yaml"
-    file.write_text(PLAN.format(name=name, way=way, who=who, ends=ends))
+    file.write_text(PLAN.format(name=name, way=way, who=who, ends=ends, steps=STEPS))
     plan = read_plan(file.read_text(), file=str(file))
     with Screen(plan, quiet=True) as screen:
         summary = arms.up(plan, file, folder / "runs", screen, verified=False, pictures=False)
@@ -78,7 +80,9 @@ def test_a_job_that_lost_a_node_starts_again_from_what_all_hold_and_ends_as_if_n
     assert broken.ended_s - broken.killed_s < HANG_DEADLINE_S + 10
     for rank in range(3):
         life, again = ran.records.lives(rank)
-        assert [line["step"] for line in again if line["event"] == "step"] == list(range(broken.from_step + 1, 121))
+        assert [line["step"] for line in again if line["event"] == "step"] == list(
+            range(broken.from_step + 1, STEPS + 1)
+        )
         assert {line["life"] for line in (life[0], again[0])} == {0, 1}
         assert (ran.final(rank) == ran.final(0)).all()
 
